@@ -1,0 +1,102 @@
+"""Does the configuration fit the machine that reads it: files, directories, memory?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from insitu.config.problem import Problem
+from insitu.config.sections import BufferSection, CheckpointSection, StreamSection
+from insitu.errors import OperatorError
+
+
+def machine_problems(sections: Mapping[str, Any]) -> list[Problem]:
+    """The problems of the sections that are sound by themselves, on this machine."""
+    problems: list[Problem] = []
+    for name in ("stream", "http"):
+        path = getattr(sections.get(name), "token_file", None)
+        if path is not None:
+            problems += _token_problems(path, name)
+    if "checkpoint" in sections:
+        problems += _directory_problems(sections["checkpoint"])
+    if "stream" in sections:
+        problems += _socket_problems(sections["stream"])
+        if "buffer" in sections:
+            problems += _memory_problems(sections["stream"], sections["buffer"])
+    return problems
+
+
+def read_token(path: Path) -> str:
+    """The secret in a file: its text without surrounding white space.
+
+    Raises:
+        OperatorError: the file cannot be read, or holds nothing.
+    """
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise OperatorError(
+            f"token file {str(path)!r} cannot be read: {reason}",
+            remedy="write a secret into it that only the service's user can read",
+        ) from None
+    if not token:
+        raise OperatorError(
+            f"token file {str(path)!r} is empty",
+            consequence="an empty secret would let everybody in",
+        )
+    return token
+
+
+def _token_problems(path: Path, section: str) -> Iterator[Problem]:
+    try:
+        read_token(path)
+    except OperatorError as error:
+        yield Problem((section, "token_file"), error.message, hint=error.remedy)
+
+
+def _directory_problems(checkpoint: CheckpointSection) -> Iterator[Problem]:
+    directory = checkpoint.directory
+    if directory is None:
+        return
+    where = ("checkpoint", "directory")
+    there = directory.exists()
+    if there and not directory.is_dir():
+        yield Problem(where, f"is {str(directory)!r}, which is not a directory")
+    elif not there and not directory.parent.is_dir():
+        yield Problem(
+            where,
+            f"is {str(directory)!r}, and {str(directory.parent)!r} does not exist",
+            hint=f"mkdir -p {directory}",
+        )
+    elif not os.access(directory if there else directory.parent, os.W_OK | os.X_OK):
+        yield Problem(where, f"is {str(directory)!r}, where this user may not write")
+
+
+def _socket_problems(stream: StreamSection) -> Iterator[Problem]:
+    for index, endpoint in enumerate(stream.endpoints):
+        if not endpoint.startswith("ipc://") or endpoint.startswith("ipc://@"):
+            continue
+        path = Path(endpoint.removeprefix("ipc://"))
+        if len(os.fsencode(path)) > 107:
+            yield Problem(
+                ("stream", "endpoints", index), "is too long for a socket", "107 bytes or less"
+            )
+        elif not path.parent.is_dir():
+            message = f"is {endpoint!r}, and {str(path.parent)!r} does not exist"
+            yield Problem(("stream", "endpoints", index), message)
+
+
+def _memory_problems(stream: StreamSection, buffer: BufferSection) -> Iterator[Problem]:
+    row_bytes = stream.as_schema().row_bytes
+    needed = buffer.capacity_samples * row_bytes
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > present:
+        yield Problem(
+            ("buffer", "capacity_samples"),
+            f"is {buffer.capacity_samples}: {needed:,} bytes at {row_bytes:,} a sample, "
+            f"but this machine has {present:,}",
+            f"at most {present // row_bytes}",
+        )

@@ -1,0 +1,367 @@
+"""The sections of the configuration file; every setting explained where it is declared.
+
+A relative path is looked up from the working directory of the service, as in a shell.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from insitu.config.setting import Section, setting
+from insitu.schema import DTYPES, Schema
+
+OptionalPath = Annotated[Path, Field(strict=False)] | None
+Options = Annotated[
+    dict[str, Any], setting("Its options; the tables of components list them with their ranges.")
+]
+COMPONENT_NAME = "One of ours by its name, or your own as package.module:factory."
+
+
+def _refuse(code: str, message: str, **values: Any) -> PydanticCustomError:
+    return PydanticCustomError(code, message, values)
+
+
+class ServiceSection(Section):
+    """Who this service is and how it talks to its log."""
+
+    name: Annotated[
+        str,
+        setting(
+            "Name of the service in its log, metrics and status.",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        ),
+    ] = "insitu"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], setting("The least severe lines to log.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "plain"],
+        setting("Form of a log line on stderr; `auto` is plain on a terminal, else json."),
+    ] = "auto"
+
+
+class FieldSection(Section):
+    """One named tensor of a sample."""
+
+    dtype: Annotated[Literal[tuple(sorted(DTYPES))], setting("Type of its elements.")]  # type: ignore[valid-type]
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        setting("Extents of one sample, without the axis of rows; [] for a single number."),
+    ] = ()
+    minimum: Annotated[
+        int | float | None,
+        setting("Samples with an element below this are quarantined.", unit="of the field"),
+    ] = None
+    maximum: Annotated[
+        int | float | None,
+        setting("Samples with an element above this are quarantined.", unit="of the field"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        bounded = self.minimum is not None or self.maximum is not None
+        if bounded and (self.dtype == "bool" or self.dtype.startswith("complex")):
+            raise _refuse("bounds", "a {dtype} field takes no minimum or maximum", dtype=self.dtype)
+        if None not in (self.minimum, self.maximum) and self.minimum > self.maximum:  # type: ignore[operator]
+            raise _refuse(
+                "bounds",
+                "minimum {minimum} is above maximum {maximum}, so no sample would pass",
+                minimum=self.minimum,
+                maximum=self.maximum,
+            )
+        return self
+
+
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+
+
+class StreamSection(Section):
+    """What producers may send, and where they reach the service."""
+
+    names: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")], ...],
+        setting("Streams that are accepted, all with these fields.", min_length=1),
+    ]
+    endpoints: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^(tcp://.+:(\d{1,5}|\*)|ipc://.+)$")], ...],
+        setting("ZeroMQ addresses to bind: tcp://HOST:PORT or ipc://PATH.", min_length=1),
+    ] = ("tcp://127.0.0.1:5555",)
+    fields: Annotated[
+        dict[FieldName, FieldSection], setting("The tensors of a sample by name.", min_length=1)
+    ]
+    non_finite: Annotated[
+        Literal["quarantine", "clip", "accept"],
+        setting(
+            "What happens to a batch with NaN or infinity: refused whole and counted "
+            "(quarantine), NaN to 0 and infinity to the largest number (clip), or trained (accept)."
+        ),
+    ] = "quarantine"
+    max_producers: Annotated[
+        int, setting("Producers connected at once.", unit="producers", ge=1, le=100_000)
+    ] = 64
+    max_tasks: Annotated[
+        int,
+        setting("Distinct task names; batches of further ones are refused.", unit="tasks", ge=1),
+    ] = 1000
+    max_batch_bytes: Annotated[
+        int, setting("Largest batch on the wire.", unit="bytes", ge=1024, le=1 << 30)
+    ] = 8 << 20
+    session_timeout_seconds: Annotated[
+        float,
+        setting(
+            "A producer silent for this long has left; its task may end.", unit="seconds", gt=0
+        ),
+    ] = 30.0
+    token_file: Annotated[
+        OptionalPath, setting("File with the secret that producers must show; none when null.")
+    ] = None
+    trusted_network: Annotated[
+        bool,
+        setting(
+            "Says that the network is trusted: needed to bind a tcp address other than "
+            "loopback, because the stream is not encrypted."
+        ),
+    ] = False
+
+    def as_schema(self) -> Schema:
+        """The rows that the fields make up."""
+        return Schema.of({name: (f.dtype, f.shape) for name, f in self.fields.items()})
+
+
+class BufferSection(Section):
+    """The ring between the stream and the trainer."""
+
+    policy: Annotated[
+        Literal["fifo", "firo", "reservoir"],
+        setting(
+            "Which samples come next: each once in order (fifo), each once at random (firo), "
+            "or at random with repetition, forgetting seen ones (reservoir)."
+        ),
+    ] = "fifo"
+    capacity_samples: Annotated[
+        int, setting("Samples that the ring holds, allocated at start.", unit="samples", ge=1)
+    ] = 4096
+    watermark_samples: Annotated[
+        int,
+        setting("Fill before the first draw; for firo and reservoir.", unit="samples", ge=0),
+    ] = 0
+    when_full: Annotated[
+        Literal["block", "drop_oldest", "drop_newest"],
+        setting("What a full ring does: stop giving credit, or drop and count."),
+    ] = "block"
+
+
+class PaceSection(Section):
+    """How training and stream keep step."""
+
+    kind: Annotated[
+        Literal["free", "fixed"],
+        setting("`fixed` draws by the count of arrivals alone (reproducible); `free` as it can."),
+    ] = "free"
+    samples_per_insert: Annotated[
+        float,
+        setting(
+            "Times that a sample is trained from the ring: exactly (fixed), at most (free).", gt=0
+        ),
+    ] = 1.0
+    linger_seconds: Annotated[
+        float,
+        setting(
+            "How long `free` waits to fill a batch; `fixed` waits for ever.", unit="seconds", ge=0
+        ),
+    ] = 1.0
+
+
+class ModelSection(Section):
+    """What learns."""
+
+    name: Annotated[str, setting(COMPONENT_NAME, min_length=1)]
+    options: Options = Field(default_factory=dict)
+
+
+class ObjectiveSection(Section):
+    """What is learned: the loss, and which fields it reads."""
+
+    name: Annotated[str, setting(COMPONENT_NAME, min_length=1)]
+    options: Options = Field(default_factory=dict)
+
+
+class OptimizerSection(Section):
+    """How weights change."""
+
+    name: Annotated[str, setting("A class of torch.optim.", min_length=1)] = "AdamW"
+    options: Annotated[dict[str, Any], setting("Its keyword arguments.")] = Field(
+        default_factory=dict
+    )
+
+
+class ScheduleSection(Section):
+    """How the learning rate changes, step by step."""
+
+    name: Annotated[str | None, setting("A class of torch.optim.lr_scheduler; null for none.")] = (
+        None
+    )
+    options: Annotated[dict[str, Any], setting("Its keyword arguments, counted in steps.")] = Field(
+        default_factory=dict
+    )
+
+
+class MemorySection(Section):
+    """The episodic memory of a strategy that replays."""
+
+    name: Annotated[str, setting(COMPONENT_NAME, min_length=1)] = "reservoir"
+    capacity_samples: Annotated[
+        int, setting("Samples that it remembers, allocated at start.", unit="samples", ge=1)
+    ]
+    options: Options = Field(default_factory=dict)
+
+
+class StrategySection(Section):
+    """A continual-learning method; several work in the order given."""
+
+    name: Annotated[str, setting(COMPONENT_NAME, min_length=1)]
+    options: Options = Field(default_factory=dict)
+    memory: Annotated[
+        MemorySection | None, setting("What it replays from; only for strategies that ask for it.")
+    ] = None
+
+
+class NormaliseSection(Section):
+    """How one field is scaled before the model sees it; `x: running` is short for its kind."""
+
+    kind: Annotated[
+        Literal["running", "none"],
+        setting("By the mean and deviation of all samples so far (running), or not at all."),
+    ] = "running"
+    freeze_after_samples: Annotated[
+        int | None,
+        setting("Statistics stand still after this many; null for never.", unit="samples", ge=1),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_its_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+class TrainerSection(Section):
+    """The training step."""
+
+    batch_size: Annotated[
+        int,
+        setting("Samples from the stream in a step; replay adds its own.", unit="samples", ge=1),
+    ] = 32
+    device: Annotated[
+        str,
+        setting(
+            "Where the model lives; `auto` is the first GPU, else the CPU.",
+            pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        ),
+    ] = "auto"
+    precision: Annotated[
+        Literal["float32", "bfloat16"], setting("Of the forward pass; weights stay float32.")
+    ] = "float32"
+    compile: Annotated[bool, setting("Compile the model with torch.compile.")] = False
+    gradient_clip_norm: Annotated[
+        float | None, setting("Largest L2 norm of all gradients; null for no limit.", gt=0)
+    ] = None
+    normalise: Annotated[
+        dict[FieldName, NormaliseSection],
+        setting("How fields are scaled, by name; others are not."),
+    ] = Field(default_factory=dict)
+    non_finite: Annotated[
+        Literal["skip", "rollback", "stop"],
+        setting(
+            "After a loss or gradient that is not finite: leave out the update (skip), go back "
+            "to the last good checkpoint (rollback), or end with exit code 5 (stop)."
+        ),
+    ] = "skip"
+    seed: Annotated[int, setting("Where every random number starts.", ge=0, lt=1 << 63)] = 0
+    threads: Annotated[
+        int | None,
+        setting("CPU threads of torch; null leaves them to torch.", unit="threads", ge=1),
+    ] = None
+
+
+class EvaluationSection(Section):
+    """Measuring on held-out samples that producers mark with `evaluate=True`."""
+
+    probe_samples_per_task: Annotated[
+        int, setting("Held-out samples kept of each task.", unit="samples", ge=0)
+    ] = 512
+    every_steps: Annotated[
+        int | None,
+        setting(
+            "Measure every so many steps too, besides at the end of a task.", unit="steps", ge=1
+        ),
+    ] = None
+
+
+class CheckpointSection(Section):
+    """When and where the whole state is saved."""
+
+    directory: Annotated[
+        OptionalPath, setting("Where; made when missing. null for no checkpoints.")
+    ] = None
+    every_seconds: Annotated[
+        float | None, setting("Time between two; null for none by time.", unit="seconds", gt=0)
+    ] = 300.0
+    every_steps: Annotated[
+        int | None, setting("Steps between two; null for none by steps.", unit="steps", ge=1)
+    ] = None
+    keep: Annotated[int, setting("How many of the newest are kept.", unit="checkpoints", ge=1)] = 3
+    on_stop: Annotated[bool, setting("Save one when the service stops.")] = True
+
+
+class HookSection(Section):
+    """Something to run when something happens; it watches and never changes learning."""
+
+    on: Annotated[
+        Literal["start", "step", "task_end", "checkpoint", "alert", "stop"],
+        setting("The event; the table of hooks says when each comes and what it carries."),
+    ]
+    shell: Annotated[
+        str | tuple[str, ...] | None,
+        setting(
+            "A command, as a line for the shell or a list of words; the event is JSON on stdin."
+        ),
+    ] = None
+    python: Annotated[
+        str | None,
+        setting("A callable `f(event: dict)` as package.module:function.", pattern=r"^[\w.]+:\w+$"),
+    ] = None
+    post: Annotated[
+        str | None, setting("A URL that gets the event as JSON.", pattern=r"^https?://\S+$")
+    ] = None
+    every: Annotated[int, setting("Run at each so many events only.", unit="events", ge=1)] = 1
+    timeout_seconds: Annotated[
+        float, setting("It is ended, or given up on, after this long.", unit="seconds", gt=0)
+    ] = 10.0
+
+    @model_validator(mode="after")
+    def _one_action(self) -> Self:
+        given = [name for name in ("shell", "python", "post") if getattr(self, name)]
+        if len(given) != 1:
+            raise _refuse(
+                "hook_action",
+                "a hook takes exactly one of shell, python and post; this has {given}",
+                given=" and ".join(given) or "none",
+            )
+        return self
+
+
+class HttpSection(Section):
+    """Metrics, health, status and control over HTTP."""
+
+    host: Annotated[
+        str, setting("Address to bind; other than loopback needs token_file.", min_length=1)
+    ] = "127.0.0.1"
+    port: Annotated[int, setting("Port to bind; 0 takes any free one.", ge=0, le=65535)] = 9100
+    token_file: Annotated[
+        OptionalPath,
+        setting("File with the secret that control commands must show as a bearer token."),
+    ] = None

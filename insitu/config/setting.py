@@ -1,0 +1,27 @@
+"""How one setting is declared: its meaning, its unit and its range, written once."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def setting(description: str, *, unit: str = "", **constraints: Any) -> Any:
+    """The metadata of a setting, for use inside `Annotated`.
+
+    Args:
+        description: what it does, in one sentence; goes into the JSON schema and the docs.
+        unit: such as "samples" or "seconds"; empty for names, switches and pure numbers.
+        **constraints: as for `pydantic.Field`: `ge`, `gt`, `le`, `lt`, `pattern`, `min_length`.
+    """
+    extra: Any = {"unit": unit} if unit else {}
+    return Field(description=description, json_schema_extra=extra, **constraints)
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and strict about names and types."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
+    )
