@@ -1,0 +1,79 @@
+"""The floor of ingest: a bare pyzmq DEALER/ROUTER pair over tcp that copies into a warm ring.
+
+No protocol, no checks, no acknowledgement, no sampling: what the machine can do at all.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import numpy as np
+import zmq
+
+_HIGH_WATER_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Payload moved between two processes."""
+
+    bytes_per_second: float
+    cpu_seconds_per_gigabyte: float  # of both processes together
+
+
+def cpu_seconds() -> float:
+    """User and system seconds of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _send(endpoint: str, size_bytes: int, messages: int, results: Connection) -> None:
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.sndhwm = max(4, _HIGH_WATER_BYTES // size_bytes)
+    socket.connect(endpoint)
+    payload = np.random.default_rng(0).bytes(size_bytes)
+    socket.send(b"ready")
+    socket.recv()
+    began = cpu_seconds()
+    large = size_bytes >= 65536
+    for _ in range(messages):
+        socket.send(payload, copy=not large)
+    socket.recv()
+    results.send(cpu_seconds() - began)
+    socket.close()
+    context.term()
+
+
+def measure_bare_pair(size_bytes: int, total_bytes: int) -> Throughput:
+    """Send `total_bytes` in messages of `size_bytes` from another process into a warm ring."""
+    messages = max(1, total_bytes // size_bytes)
+    ring = np.zeros((max(4, _HIGH_WATER_BYTES // size_bytes), size_bytes), np.uint8)
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.rcvhwm = max(4, _HIGH_WATER_BYTES // size_bytes)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    endpoint = f"tcp://127.0.0.1:{port}"
+    child = spawn.Process(target=_send, args=(endpoint, size_bytes, messages, theirs))
+    child.start()
+    identity, _ready = router.recv_multipart()
+    router.send_multipart([identity, b"go"])
+    began, began_cpu = time.perf_counter(), cpu_seconds()
+    for index in range(messages):
+        router.recv()
+        frame = router.recv(copy=False)
+        ring[index % len(ring)] = np.frombuffer(frame.buffer, np.uint8)
+    wall, cpu = time.perf_counter() - began, cpu_seconds() - began_cpu
+    router.send_multipart([identity, b"done"])
+    cpu += ours.recv()
+    child.join()
+    router.close()
+    context.term()
+    moved = messages * size_bytes
+    return Throughput(moved / wall, cpu / moved * 1e9)

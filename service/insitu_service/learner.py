@@ -1,0 +1,248 @@
+"""The learner: the one thread that touches model, optimizer, strategies, memory and probes.
+
+Its life is a loop of short turns:
+
+    obey the commands that wait        (checkpoint, evaluate, drain, stop)
+    draw a batch from the stream buffer, wait for it at most a moment
+    end the tasks that ended before it (consolidate, evaluate)
+    train on it, report it
+    checkpoint when one is due
+
+Nothing else happens between two steps, and nothing happens during one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from insitu.report import StepReport
+from insitu.stream.buffer import Draw, StreamBuffer
+from insitu.stream.transfer import Transfer
+from insitu.trainer import NonFiniteLoss, Trainer
+from insitu_service.commands import Command, CommandQueue
+from insitu_service.examiner import Examiner
+from insitu_service.recorder import Recorder
+from insitu_service.tally import Tally
+
+_log = logging.getLogger("insitu.learner")
+
+#: how long a turn waits for samples before it looks at the commands again
+_TURN_SECONDS = 0.1
+
+
+class Watchers(Protocol):
+    """Whoever watches; in the service the hook runner."""
+
+    def wants(self, event: str) -> bool: ...
+
+    def emit(self, event: str, payload: Mapping[str, Any]) -> None: ...
+
+
+class Learner:
+    """Feeds the trainer from the buffer until it is told to stop.
+
+    Args:
+        buffer, trainer, examiner, recorder: the parts; the learner is the only one that calls
+            the trainer, the examiner and the recorder.
+        commands: what others want; drained between two steps.
+        watchers: told of every event.
+        close_door: called when admission must stop (drain and stop).
+        tally: counts what happens, read by others.
+        batch_size: samples drawn for one step.
+        drain_seconds: how long a stop may train what is pending before it leaves the rest to
+            the checkpoint.
+    """
+
+    def __init__(
+        self,
+        buffer: StreamBuffer,
+        trainer: Trainer,
+        examiner: Examiner,
+        recorder: Recorder,
+        commands: CommandQueue,
+        watchers: Watchers,
+        close_door: Callable[[str], None],
+        tally: Tally,
+        *,
+        transfer: Transfer,
+        batch_size: int,
+        drain_seconds: float,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.state = "starting"
+        self.failure: BaseException | None = None
+        self._buffer = buffer
+        self._trainer = trainer
+        self._examiner = examiner
+        self._recorder = recorder
+        self._commands = commands
+        self._watchers = watchers
+        self._close_door = close_door
+        self._tally = tally
+        self._transfer = transfer
+        self._batch_size = batch_size
+        self._drain_seconds = drain_seconds
+        self._beat = beat
+        self._stop: Command | None = None
+        self._drain: Command | None = None
+        self._drain_deadline = float("inf")
+
+    def run(self) -> None:
+        """Run until stopped; afterwards `failure` says whether it ended in error."""
+        self.state = "running"
+        self._watchers.emit("start", {"step": self._trainer.steps})
+        try:
+            self._recorder.begin(self._trainer.steps)
+            while self.state != "stopped":
+                self._turn()
+        except NonFiniteLoss as error:
+            self._fail(error, "the loss is not finite")
+        except Exception as error:
+            self._fail(error, "the learner failed")
+            _log.exception("the learner failed")
+        finally:
+            self.state = "stopped"
+            self._watchers.emit("stop", {"step": self._trainer.steps, "failure": self._reason()})
+            self._refuse_commands()
+
+    def _turn(self) -> None:
+        self._beat()
+        for command in self._commands.drain():
+            self._obey(command)
+        if self.state == "stopped":
+            return
+        self._examiner.take_in()
+        draw = self._buffer.draw(self._batch_size, _TURN_SECONDS)
+        if draw is not None:
+            self._learn(draw)
+        elif self.state == "draining":
+            self._maybe_drained()
+        if self.state == "draining" and time.monotonic() > self._drain_deadline:
+            self._finish_drain(complete=False)
+        self._recorder.save_if_due(self._trainer.steps)
+
+    def _learn(self, draw: Draw) -> None:
+        for visit in draw.ended_tasks:
+            self._end_task(visit.task, visit.name, visit.samples)
+        if draw.batch is None:
+            self._buffer.release(draw)
+            return
+        batch, copy_seconds = self._transfer(draw)
+        self._buffer.release(draw)
+        try:
+            report = self._trainer.step(batch)
+        except NonFiniteLoss as error:
+            self._tally.non_finite_loss()
+            self._alert("non_finite_loss", str(error))
+            if not self._recorder.can_roll_back:
+                raise
+            self._recorder.roll_back(self._trainer)
+            self._tally.rolled_back()
+            return
+        self._tally.count(report, draw.waited_seconds, draw.copy_seconds + copy_seconds)
+        if report.skipped:
+            self._alert("step_skipped", f"step {report.step}: the loss or a gradient is not finite")
+        if self._watchers.wants("step"):
+            self._watchers.emit("step", _step_payload(report))
+
+    def _end_task(self, task: int, name: str, samples: int) -> None:
+        self._trainer.end_task(task)
+        self._examiner.take_in()
+        scores = self._examiner.examine(self._trainer, ended_task=name)
+        self._tally.task_ended()
+        _log.info("task %s ended after %d samples", name, samples, extra={"scores": scores})
+        payload = {"task": name, "samples": samples, "step": self._trainer.steps, "scores": scores}
+        self._watchers.emit("task_end", payload)
+
+    # commands
+
+    def _obey(self, command: Command) -> None:
+        if command.name == "checkpoint":
+            self._recorder.save(self._trainer.steps, command.done)
+        elif command.name == "evaluate":
+            self._examiner.take_in()
+            command.done.set_result({"scores": self._examiner.examine(self._trainer)})
+        elif command.name == "drain":
+            self._begin_drain(command, "the service drains")
+        elif command.name == "stop":
+            self._begin_stop(command)
+
+    def _begin_stop(self, command: Command) -> None:
+        if self._stop is not None:
+            command.done.set_result({"state": self.state})
+            return
+        self._stop = command
+        if not command.arguments.get("drain", True):
+            self._close_door("the service stops")
+            self._finish_drain(complete=True)
+        elif self.state == "drained":
+            self._finish_drain(complete=True)
+        else:
+            self._begin_drain(None, "the service stops")
+            self._drain_deadline = time.monotonic() + self._drain_seconds
+
+    def _begin_drain(self, command: Command | None, why: str) -> None:
+        if self.state == "drained" and command is not None:
+            command.done.set_result({"state": self.state})
+            return
+        self._drain = command or self._drain
+        self.state = "draining"
+        self._close_door(why)
+        self._buffer.end()
+        _log.info("%s: training the %d samples that are pending", why, self._pending())
+
+    def _maybe_drained(self) -> None:
+        if self._pending() == 0:
+            self._finish_drain(complete=True)
+
+    def _finish_drain(self, *, complete: bool) -> None:
+        if not complete:
+            _log.warning(
+                "the drain took longer than %s s: %d samples stay pending, in the checkpoint",
+                self._drain_seconds,
+                self._pending(),
+            )
+        result = {"step": self._trainer.steps, "pending_samples": self._pending()}
+        self._recorder.save_at_end(self._trainer.steps)
+        self.state = "drained"
+        if self._drain is not None and not self._drain.done.done():
+            self._drain.done.set_result(result)
+        if self._stop is not None:
+            self.state = "stopped"
+            self._stop.done.set_result(result)
+
+    def _pending(self) -> int:
+        return self._buffer.snapshot().pending_samples
+
+    # trouble
+
+    def _alert(self, kind: str, text: str) -> None:
+        _log.warning("%s: %s", kind, text)
+        self._watchers.emit("alert", {"kind": kind, "text": text, "step": self._trainer.steps})
+
+    def _fail(self, error: BaseException, what: str) -> None:
+        self.failure = error
+        _log.error("%s: %s", what, error)
+        self._close_door(what)
+        self._watchers.emit("alert", {"kind": "learner_failed", "text": f"{what}: {error}"})
+
+    def _reason(self) -> str | None:
+        return None if self.failure is None else str(self.failure)
+
+    def _refuse_commands(self) -> None:
+        for command in self._commands.close():
+            command.done.set_result({"state": "stopped"})
+
+
+def _step_payload(report: StepReport) -> dict[str, Any]:
+    return {
+        "step": report.step,
+        "loss": float(report.loss),
+        "fresh_samples": report.fresh_samples,
+        "replayed_samples": report.replayed_samples,
+        "learning_rate": report.learning_rate,
+        "skipped": report.skipped,
+    }
