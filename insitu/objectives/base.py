@@ -1,0 +1,94 @@
+"""The objective contract: fields of a batch -> outputs -> one loss a sample.
+
+An objective knows which fields it reads and what the model must take and give. It is built from
+the stream's schema, `Objective(schema, *, options)`, and refuses a schema it cannot work on, so a
+wrong configuration fails before the first sample. It keeps no state and draws nothing.
+
+**Units.** The trainer hands in batches whose fields the `Normaliser` has mapped already, inputs
+and real-valued targets alike. Losses and scores are therefore in units of the running standard
+deviation; `Normaliser.denormalise` takes outputs back to physical ones. Without a normaliser they
+are in the units of the fields themselves (integers: see `insitu.normalisation.unit_range`).
+
+**One loss a sample.** `losses` never reduces over the rows: replay tells fresh from remembered
+rows, memories keep the loss of a sample, and a Fisher information is a mean over samples.
+Reduction over the elements of one sample is a mean, so losses compare between shapes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from insitu.batch import Batch
+from insitu.errors import OperatorError
+from insitu.normalisation.unit_range import to_unit_range
+
+
+class Objective(ABC):
+    """Base of all objectives.
+
+    Args:
+        input_field: the field that the model is fed.
+        input_shape: its shape without rows.
+        output_shape: the shape of the model's output without rows.
+        statistics_of: real-valued field -> the field whose running statistics normalise it
+            (itself, or the input where both hold the same quantity).
+        label_range: integer field -> smallest and largest label; the service enforces it at the
+            door, since a GPU answers a label out of range by aborting the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_field: str,
+        input_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+        statistics_of: Mapping[str, str],
+        label_range: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
+        self.input_field = input_field
+        self.input_shape = input_shape
+        self.output_shape = output_shape
+        self.statistics_of = dict(statistics_of)
+        self.label_range = dict(label_range or {})
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of all fields that are read."""
+        return tuple(dict.fromkeys((self.input_field, *self.statistics_of, *self.label_range)))
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """What the model is fed: (rows, *input_shape), float32."""
+        return self.real(batch, self.input_field)
+
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's outputs for the batch: (rows, *output_shape)."""
+        outputs: Tensor = model(self.inputs(batch))
+        return outputs
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The loss of every sample: (rows,), float32, differentiable."""
+
+    @abstractmethod
+    def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """Figures for people, by name: 0-dim tensors on the device; NaN without rows."""
+
+    @staticmethod
+    def real(batch: Batch, name: str) -> Tensor:
+        """A field as float32, (rows, *shape)."""
+        return to_unit_range(batch.fields[name]).to(torch.float32)
+
+    def checked(self, outputs: Tensor) -> Tensor:
+        """The outputs as float32; a model that gives another shape is the operator's fault."""
+        if tuple(outputs.shape[1:]) != self.output_shape:
+            raise OperatorError(
+                f"the model gives outputs of shape {list(outputs.shape[1:])} per sample",
+                allowed=f"{list(self.output_shape)}",
+                consequence="broadcasting them would train something else, so the step is refused",
+                remedy="let your model factory use its output_shape",
+            )
+        return outputs.to(torch.float32)

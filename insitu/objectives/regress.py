@@ -1,0 +1,72 @@
+"""Regression: parameters -> a field of any shape (surrogates of a solver)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from insitu.batch import Batch
+from insitu.objectives.base import Objective
+from insitu.objectives.field_error import (
+    Distance,
+    distance_per_sample,
+    relative_error,
+    root_mean_square,
+)
+from insitu.objectives.schema_checks import real_field
+from insitu.schema import Schema
+
+
+class Regress(Objective):
+    """Distance between the model's output and a real-valued target of any shape.
+
+    Input and target are different quantities and keep statistics of their own.
+
+    Scores: `rmse` (units of the normalised target), `relative_error` (L2, 1 is a constant guess).
+
+    Example:
+        >>> schema = Schema.of({"parameters": ("float64", (3,)), "u": ("float32", (16, 16))})
+        >>> objective = Regress(schema, input="parameters", target="u")
+        >>> objective.input_shape, objective.output_shape
+        ((3,), (16, 16))
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        input: Annotated[str, Field(description="field that the model is fed")] = "x",
+        target: Annotated[str, Field(description="field to predict, of any shape")] = "y",
+        loss: Annotated[
+            Distance, Field(description="mean squared (mse) or mean absolute (l1) difference")
+        ] = "mse",
+    ) -> None:
+        source = real_field(schema, "regress", "input", input)
+        wanted = real_field(schema, "regress", "target", target)
+        super().__init__(
+            input_field=input,
+            input_shape=source.shape,
+            output_shape=wanted.shape,
+            statistics_of={input: input, target: target},
+        )
+        self.target_field = target
+        self.loss = loss
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        targets = self.real(batch, self.target_field)
+        return distance_per_sample(self.loss, self.checked(outputs), targets)
+
+    @torch.no_grad()
+    def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        outputs, targets = self.checked(outputs), self.real(batch, self.target_field)
+        return {
+            "rmse": root_mean_square(outputs, targets),
+            "relative_error": relative_error(outputs, targets),
+        }
+
+
+COMPONENT = Regress
