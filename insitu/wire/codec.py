@@ -144,7 +144,8 @@ def _decode_data(values: list[Any], payload: Payload) -> Data:
     piece = values[15]
     if piece is not None:
         values[15] = (tuple(piece[0]), tuple(piece[1]))
-    data = Data(*values[1:], payload=payload)
+    values.append(payload)
+    data = Data(*values[1:])
     size = len(payload)
     if data.fragment >= data.fragments:
         raise WireError(f"fragment {data.fragment} of {data.fragments}", allowed="less than that")

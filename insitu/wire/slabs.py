@@ -27,7 +27,7 @@ class Slab:
 
     def __init__(self, schema: Schema, rows: int) -> None:
         memory = np.zeros(rows * schema.row_bytes, np.uint8)
-        self.memory = memoryview(memory)
+        self.memory = memory.data
         self.row_bytes = schema.row_bytes
         self.rows = rows
         self.used_rows = 0

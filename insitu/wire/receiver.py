@@ -1,0 +1,260 @@
+"""The service's side of a stream as a state machine: which fragments to store, in which order.
+
+One `Receiver` serves one (producer, epoch) during one session. It says what to do with each
+DATA message and holds no data: whoever owns the socket and the buffer does it.
+
+    match receiver.receive(data):
+        case Write(begin=begin, complete=complete): ...   # reserve if begin, write, commit
+        case Refused(nack): ...                           # settled: count, send the NACK
+        case GoBack(nack): ...                            # send the NACK, abandon what is open
+        case Ignored() | Duplicate(): ...
+
+Exactly once: only the next fragment of the next batch is ever written. Everything older is a
+duplicate and is answered by the next ack; a gap is reported once, and then everything is ignored
+until the missing batch begins. Duplicates are told by their number before their checksum is
+looked at, because a producer may reuse the memory of a batch that is acknowledged.
+
+No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from insitu.wire.checksum import checksum
+from insitu.wire.messages import RESEND_CODES, Ack, Bye, Data, Hello, Nack, NackCode
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Store the payload at `data.offset` of the batch.
+
+    Args:
+        data: the message.
+        begin: it is the batch's first fragment: reserve `data.rows` rows, after abandoning any
+            reservation that is still open.
+        complete: it is the last one: commit, then call `settled`.
+        gap_rows: rows between the previous batch and this one, which the producer dropped.
+    """
+
+    data: Data
+    begin: bool
+    complete: bool
+    gap_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A batch that is settled already: acknowledge again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Nothing to do: the missing batch has been asked for, or the session is another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoBack:
+    """Send this NACK, and abandon the open reservation if there is one."""
+
+    nack: Nack
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Send this NACK and count `rows` as quarantined: the batch is settled without being taken."""
+
+    nack: Nack
+    rows: int
+    gap_rows: int
+
+
+Action = Write | Duplicate | Ignored | GoBack | Refused
+
+_DUPLICATE = Duplicate()
+_IGNORED = Ignored()
+
+
+class Receiver:
+    """Exactly-once reception of one producer's batches.
+
+    Args:
+        session: number of the session, as in WELCOME.
+        row_bytes: of the stream's schema.
+        checksum_kind: as in WELCOME.
+        max_batch_bytes: as in WELCOME.
+        next_seq, next_row: the position to go on from, such as a restored one.
+    """
+
+    def __init__(
+        self,
+        session: int,
+        row_bytes: int,
+        checksum_kind: str,
+        max_batch_bytes: int,
+        *,
+        next_seq: int = 1,
+        next_row: int = 0,
+    ) -> None:
+        self.session = session
+        self.next_seq = next_seq
+        self.next_row = next_row
+        self.lost_rows = 0
+        self._row_bytes = row_bytes
+        self._checksum_kind = checksum_kind
+        self._max_batch_bytes = max_batch_bytes
+        self._open: Data | None = None
+        self._next_fragment = 0
+        self._next_offset = 0
+        self._asked = False
+        self._settled_bytes = 0
+        self._settled_batches = 0
+        self._credit_bytes = 0
+        self._credit_batches = 0
+
+    @property
+    def accepted(self) -> int:
+        """The newest settled batch; 0 for none."""
+        return self.next_seq - 1
+
+    def resume(self, hello: Hello) -> int:
+        """Go on where the producer can: how many rows are lost because it let go of them.
+
+        That happens when this side came back from an older checkpoint than what it had
+        acknowledged. Call it once, before WELCOME.
+        """
+        if hello.first_available_seq <= self.next_seq:
+            return 0
+        self.lost_rows = max(0, hello.first_available_row - self.next_row)
+        self.next_seq = hello.first_available_seq
+        self.next_row = max(self.next_row, hello.first_available_row)
+        return self.lost_rows
+
+    def receive(self, data: Data) -> Action:
+        """What to do with a DATA message; never raises, whatever is in it."""
+        if data.session != self.session:
+            return _IGNORED
+        if data.seq < self.next_seq:
+            return _DUPLICATE
+        if data.fragment == 0 and data.seq == self.next_seq:
+            return self._begin(data)
+        first = self._open
+        if first is None or data.seq != first.seq or data.fragment != self._next_fragment:
+            return self._go_back(NackCode.GAP, f"batch {data.seq} fragment {data.fragment} came")
+        if (
+            data.rows != first.rows
+            or data.payload_bytes != first.payload_bytes
+            or data.fragments != first.fragments
+            or data.offset != self._next_offset
+        ):
+            return self._refuse(data, NackCode.MALFORMED, "its fragments do not fit together")
+        return self._write(data, begin=False)
+
+    def _begin(self, data: Data) -> Action:
+        self._asked = False
+        self._open = None
+        if data.payload_bytes > self._max_batch_bytes:
+            return self._refuse(
+                data, NackCode.TOO_BIG,
+                f"{data.payload_bytes} bytes; allowed: up to {self._max_batch_bytes}",
+            )  # fmt: skip
+        if data.payload_bytes != data.rows * self._row_bytes:
+            return self._refuse(
+                data, NackCode.SCHEMA,
+                f"{data.payload_bytes} bytes for {data.rows} rows of {self._row_bytes}",
+            )  # fmt: skip
+        if data.offset:
+            return self._refuse(data, NackCode.MALFORMED, f"it begins at byte {data.offset}")
+        if data.first_row < self.next_row:
+            return self._refuse(
+                data, NackCode.MALFORMED, f"first_row {data.first_row} is before {self.next_row}"
+            )
+        self._next_fragment = self._next_offset = 0
+        return self._write(data, begin=True)
+
+    def _write(self, data: Data, *, begin: bool) -> Action:
+        size = len(data.payload)
+        end = self._next_offset + size
+        complete = data.fragment + 1 == data.fragments
+        if complete != (end == data.payload_bytes):
+            return self._refuse(data, NackCode.MALFORMED, "its fragments do not add up")
+        if checksum(self._checksum_kind, data.payload) != data.checksum:
+            return self._go_back(NackCode.CORRUPT, f"the {self._checksum_kind} of fragment "
+                                 f"{data.fragment} is not {data.checksum}")  # fmt: skip
+        if begin:
+            self._open = data
+        self._next_fragment += 1
+        self._next_offset = end
+        return Write(data, begin, complete, data.first_row - self.next_row if begin else 0)
+
+    def settled(self) -> None:
+        """The complete batch was committed (or refused, see `quarantine`): take the next one."""
+        assert self._open is not None
+        self._settle(self._open)
+
+    def quarantine(self, code: NackCode, text: str) -> Nack:
+        """Settle the complete batch without taking it; send what this returns."""
+        assert self._open is not None
+        assert code not in RESEND_CODES
+        nack = Nack(self.session, self._open.seq, code, text, resend=False)
+        self._settle(self._open)
+        return nack
+
+    def no_room(self) -> Nack:
+        """The batch cannot be stored now: send what this returns, and an ack once there is room."""
+        self._open = None
+        self._asked = True
+        return Nack(self.session, self.next_seq, NackCode.FULL, "no room; wait for an ack", True)
+
+    def _settle(self, data: Data) -> None:
+        self._open = None
+        self.next_seq = data.seq + 1
+        self.next_row = max(self.next_row, data.first_row + data.rows)
+        self._settled_bytes += data.payload_bytes
+        self._settled_batches += 1
+
+    def _refuse(self, data: Data, code: NackCode, text: str) -> Refused:
+        gap_rows = max(0, data.first_row - self.next_row) if self._open is None else 0
+        self._settle(data)
+        text = f"batch {data.seq} is not taken: {text}"
+        return Refused(Nack(self.session, data.seq, code, text, False), data.rows, gap_rows)
+
+    def _go_back(self, code: NackCode, text: str) -> Action:
+        self._open = None
+        if self._asked:
+            return _IGNORED
+        self._asked = True
+        text = f"{text}; batch {self.next_seq} is awaited"
+        return GoBack(Nack(self.session, self.next_seq, code, text, resend=True))
+
+    def ended(self, bye: Bye) -> int:
+        """Rows that the producer dropped after its last batch, by its own count."""
+        return max(0, bye.pushed_rows - self.next_row)
+
+    def ack(
+        self,
+        free_bytes: int,
+        free_batches: int,
+        *,
+        durable: int | None = None,
+        trained: int = 0,
+    ) -> Ack:
+        """The cumulative ack, with room for `free_*` beyond everything that was begun.
+
+        Credit that was given is never taken back.
+
+        Args:
+            free_bytes, free_batches: what this producer may send further; a batch that is begun
+                but not complete has its room already.
+            durable: newest batch that survives a crash; None: all accepted ones.
+            trained: newest batch of which every sample was trained.
+        """
+        begun = self._open.payload_bytes if self._open is not None else 0
+        batches = self._settled_batches + (self._open is not None)
+        self._credit_bytes = max(self._credit_bytes, self._settled_bytes + begun + free_bytes)
+        self._credit_batches = max(self._credit_batches, batches + free_batches)
+        newest = self.accepted
+        return Ack(
+            self.session, newest, newest if durable is None else durable, trained,
+            self._credit_bytes, self._credit_batches,
+        )  # fmt: skip
