@@ -1,40 +1,41 @@
-"""Credit: promises fit into the room, the blocked are served, and nobody starves."""
+"""Credit: promises fit into the room, the waiting are served, and nobody starves."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insitu_service.credit import Account, grant
+from insitu_service.credit import window_bytes
 
 RING = 1 << 20
 
 
+def window(needed: int = 0, promised: int = 0, sessions: int = 1, room: int = RING) -> int:
+    return window_bytes(
+        needed_bytes=needed,
+        promised_to_others_bytes=promised,
+        sessions=sessions,
+        room_bytes=room,
+        ring_bytes=RING,
+    )
+
+
 def test_one_producer_may_fill_half_of_the_ring() -> None:
-    account = Account()
-    assert grant(account, [], RING, RING)
-    assert account.limit_bytes == RING // 2
-    assert not grant(account, [], RING, RING), "nothing new to say"
+    assert window() == RING // 2
 
 
 def test_room_promised_to_others_is_not_promised_twice() -> None:
-    first, second = Account(), Account()
-    grant(first, [second], RING // 4, RING)
-    grant(second, [first], RING // 4, RING)
-    assert first.outstanding_bytes + second.outstanding_bytes <= RING // 4
+    assert window(promised=RING // 8, sessions=2, room=RING // 4) == RING // 8
 
 
 def test_a_waiting_producer_is_served_from_room_that_idle_ones_only_hold() -> None:
-    idle, waiting = Account(limit_bytes=RING), Account(needed_bytes=4096)
-    assert waiting.starved
-    assert grant(waiting, [idle], RING, RING)
-    assert not waiting.starved and waiting.outstanding_bytes == 4096
+    assert window(promised=RING, sessions=2) == 0
+    assert window(needed=4096, promised=RING, sessions=2) == 4096
+    assert window(needed=RING, promised=RING, sessions=2) == RING // 4
 
 
 def test_without_room_nobody_is_promised_anything() -> None:
-    waiting = Account(needed_bytes=4096)
-    assert not grant(waiting, [], 0, RING)
-    assert waiting.limit_bytes == 0
+    assert window(needed=4096, room=0) == 0
 
 
 @given(
@@ -42,18 +43,17 @@ def test_without_room_nobody_is_promised_anything() -> None:
     st.integers(1, 8),
 )
 def test_promises_never_exceed_the_room(uses: list[tuple[int, int]], sessions: int) -> None:
-    """Random use by honest producers, none of which asks beyond its window."""
-    accounts = [Account() for _ in range(sessions)]
+    """Random use by producers none of which waits: credit is absolute and only grows."""
+    outstanding = [0] * sessions
     filled = 0
     for index, size in uses:
-        account = accounts[index % sessions]
-        others = [other for other in accounts if other is not account]
-        before = account.limit_bytes
-        grant(account, others, RING - filled, RING)
-        assert account.limit_bytes >= before, "a promise is never taken back"
-        assert sum(a.outstanding_bytes for a in accounts) <= RING - filled
-        used = min(size, account.outstanding_bytes)
-        account.accepted_bytes += used
+        index %= sessions
+        others = sum(outstanding) - outstanding[index]
+        granted = window(promised=others, sessions=sessions, room=RING - filled)
+        outstanding[index] = max(outstanding[index], granted)
+        assert sum(outstanding) <= RING - filled
+        used = min(size, outstanding[index])
+        outstanding[index] -= used
         filled += used
         if filled > RING // 2:
             filled = 0  # the trainer came by

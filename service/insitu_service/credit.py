@@ -3,58 +3,43 @@
 Every session may have a *window* of bytes under way. A session's fair window is the ring's
 capacity divided by twice the number of sessions (twice, so that the trainer empties one half
 while the other fills). Promises are kept: the sum of the windows granted never exceeds the room,
-with one exception. When a session asks for more than is unpromised (it says so in a PING) and
+with one exception. When a session waits for more than is unpromised (it says so in a PING) and
 the room itself is free, because others hold promises that they do not use, it is granted what it
-asks for. If the others then come after all, their batches find no room, are not acknowledged,
-and are sent again when there is room: slower, but nothing is lost and nobody starves behind an
-idle producer.
+waits for, up to the fair window. If the others then come after all, their batches find no room,
+are not acknowledged, and are sent again when there is room: slower, but nothing is lost and
+nobody starves behind an idle producer.
 
 Pure arithmetic, property-tested; credit on the wire is absolute, see docs/wire.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 
-
-@dataclass
-class Account:
-    """The bytes of one session since it began."""
-
-    accepted_bytes: int = 0
-    limit_bytes: int = 0
-    needed_bytes: int = 0  # of its next batch, told by a producer that waits for credit
-
-    @property
-    def outstanding_bytes(self) -> int:
-        """Promised and not yet used."""
-        return max(0, self.limit_bytes - self.accepted_bytes)
-
-    @property
-    def starved(self) -> bool:
-        """It waits, and what it holds does not suffice."""
-        return self.needed_bytes > self.outstanding_bytes
-
-
-def grant(account: Account, others: Iterable[Account], room_bytes: int, ring_bytes: int) -> bool:
-    """Raise the limit of `account` as far as is fair; True when it has risen.
+def window_bytes(
+    *,
+    needed_bytes: int,
+    promised_to_others_bytes: int,
+    sessions: int,
+    room_bytes: int,
+    ring_bytes: int,
+) -> int:
+    """Bytes that one session may have under way.
 
     Args:
-        others: the accounts of all other live sessions.
+        needed_bytes: what the session waits for; 0 when it does not wait.
+        promised_to_others_bytes: granted to all other sessions and not yet used.
+        sessions: number of live sessions, this one included.
         room_bytes: bytes of the ring that are free, or that may be evicted.
         ring_bytes: bytes of the whole ring.
+
+    Example:
+        >>> window_bytes(needed_bytes=0, promised_to_others_bytes=0, sessions=1,
+        ...              room_bytes=1000, ring_bytes=1000)
+        500
     """
-    sessions, promised = 1, 0
-    for other in others:
-        sessions += 1
-        promised += other.outstanding_bytes
     fair = ring_bytes // (2 * sessions)
-    window = min(fair, max(0, room_bytes - promised))
-    if account.needed_bytes > window and room_bytes >= account.needed_bytes:
-        window = account.needed_bytes
-    limit = account.accepted_bytes + window
-    if limit <= account.limit_bytes:
-        return False
-    account.limit_bytes = limit
-    return True
+    unpromised = max(0, room_bytes - promised_to_others_bytes)
+    window = min(fair, unpromised)
+    if needed_bytes > window:
+        window = min(max(window, min(needed_bytes, fair)), room_bytes)
+    return window

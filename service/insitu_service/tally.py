@@ -1,0 +1,72 @@
+"""What the learner has done so far, in numbers; written by the learner, read by everybody.
+
+Plain attributes that only grow, and the newest report as it is. Readers see each of them whole
+(Python's attribute reads are atomic) and turn a loss that still lies on a device into a number
+only when somebody asks.
+"""
+
+from __future__ import annotations
+
+import time
+
+from insitu.report import PHASES, StepReport
+
+
+class Tally:
+    """Counters over the life of this process."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.skipped_steps = 0
+        self.non_finite_losses = 0
+        self.roll_backs = 0
+        self.task_ends = 0
+        self.fresh_samples = 0
+        self.replayed_samples = 0
+        self.phase_seconds = dict.fromkeys(PHASES, 0.0)
+        self.age_seconds_sum = 0.0
+        self.age_samples = 0
+        self.last_report: StepReport | None = None
+
+    def count(self, report: StepReport, wait_seconds: float, copy_seconds: float) -> None:
+        """One step more."""
+        self.steps += 1
+        self.skipped_steps += report.skipped
+        self.fresh_samples += report.fresh_samples
+        self.replayed_samples += report.replayed_samples
+        seconds = self.phase_seconds
+        for phase, spent in report.phase_seconds.items():
+            seconds[phase] += spent
+        seconds["wait"] += wait_seconds
+        seconds["copy"] += copy_seconds
+        if report.produced_at_ns:
+            age = max(0.0, time.time() - report.produced_at_ns / 1e9)
+            self.age_seconds_sum += age * report.fresh_samples
+            self.age_samples += report.fresh_samples
+        self.last_report = report
+
+    def non_finite_loss(self) -> None:
+        self.non_finite_losses += 1
+
+    def rolled_back(self) -> None:
+        self.roll_backs += 1
+
+    def task_ended(self) -> None:
+        self.task_ends += 1
+
+
+class Rate:
+    """A rate between two looks of one watcher, by its own clock."""
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._at = time.monotonic()
+        self._rate = 0.0
+
+    def of(self, count: float, least_seconds: float = 0.5) -> float:
+        """Per second since the last look at least `least_seconds` ago."""
+        now = time.monotonic()
+        if now - self._at >= least_seconds:
+            self._rate = (count - self._count) / (now - self._at)
+            self._count, self._at = count, now
+        return self._rate
