@@ -1,0 +1,156 @@
+"""Log lines on stderr: JSON or plain, and never the same one a thousand times.
+
+Extra fields come as `logger.info("...", extra={"step": 12})`. A line that may repeat
+is given a key, `extra={"key": "quarantined"}`: lines of one logger and key appear at most once in
+an interval, and the next one says how many were left out. Secrets are replaced wherever they are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+_PROTECTED = "***"
+_MAX_KEYS = 1000  # different keys remembered; a producer can invent names, not fill the memory
+
+
+_OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "key", "taskName"}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What the caller added to the record, but nothing that every record has."""
+    return {name: value for name, value in record.__dict__.items() if name not in _OWN}
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, then the extra fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {key: value for key, value in _fields(record).items() if key not in line}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class PlainFormatter(logging.Formatter):
+    """For people: the time of day, the level, the message, then the extra fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        parts = [f"{clock} {record.levelname.lower():7} {record.getMessage()}"]
+        parts += [f"{key}={value}" for key, value in _fields(record).items()]
+        line = " ".join(parts)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class RepetitionFilter(logging.Filter):
+    """Lets one line of a key through in an interval, and counts the rest.
+
+    Args:
+        interval_seconds: of silence after a line.
+        clock: seconds that only rise.
+    """
+
+    def __init__(
+        self, interval_seconds: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._interval = interval_seconds
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        key = getattr(record, "key", None)
+        if key is None:
+            return True
+        now, place = self._clock(), (record.name, str(key))
+        with self._lock:
+            last, left_out = self._seen.get(place, (-float("inf"), 0))
+            if now - last < self._interval:
+                self._seen[place] = (last, left_out + 1)
+                return False
+            self._seen.pop(place, None)
+            self._seen[place] = (now, 0)  # the newest last, so that the oldest is forgotten
+            if len(self._seen) > _MAX_KEYS:
+                self._seen.pop(next(iter(self._seen)))
+        if left_out:
+            record.left_out = left_out
+        return True
+
+
+class SafeHandler(logging.Handler):
+    """Writes lines without the secrets; a reader that is gone ends nothing but the log.
+
+    Without a stream it writes to whatever `sys.stderr` is at the moment, so that a live table
+    on the same terminal can put the lines above itself.
+    """
+
+    def __init__(self, stream: TextIO | None, secrets: Iterable[str]) -> None:
+        super().__init__()
+        self._stream = stream
+        plain = [secret for secret in secrets if secret]
+        # as JSON spells them too, longest first, so that no part of one is left
+        spelled = {*plain, *(json.dumps(secret, ensure_ascii=False)[1:-1] for secret in plain)}
+        self._secrets = sorted(spelled, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        for secret in self._secrets:
+            line = line.replace(secret, _PROTECTED)
+        return line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            stream = sys.stderr if self._stream is None else self._stream
+            stream.write(self.format(record) + "\n")
+            stream.flush()
+        except Exception:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A closed pipe or a full disk must not stop training, nor print a traceback each time."""
+
+
+def configure_logs(
+    level: str = "info",
+    form: Literal["auto", "json", "plain"] = "auto",
+    *,
+    stream: TextIO | None = None,
+    secrets: Iterable[str] = (),
+    repetition_seconds: float = 10.0,
+) -> logging.Logger:
+    """Send the lines of all `insitu` loggers to a stream; the logger at their root.
+
+    Args:
+        level: debug, info, warning or error.
+        form: `auto` is plain on a terminal, else json.
+        stream: stderr when None.
+        secrets: texts that never appear.
+        repetition_seconds: see `RepetitionFilter`.
+    """
+    plain = form == "plain" or (form == "auto" and (stream or sys.stderr).isatty())
+    handler = SafeHandler(stream, secrets)
+    handler.setFormatter(PlainFormatter() if plain else JSONFormatter())
+    handler.addFilter(RepetitionFilter(repetition_seconds))
+    logger = logging.getLogger("insitu")
+    for old in list(logger.handlers):
+        if isinstance(old, SafeHandler):
+            logger.removeHandler(old)
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    return logger
