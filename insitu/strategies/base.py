@@ -27,6 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from insitu.batch import Batch
+from insitu.errors import OperatorError
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,14 @@ class Strategy:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state; an unknown or missing key is an `OperatorError` that names it."""
+        check_state_keys(self.name, state, self.state_dict())
+
+
+def check_state_keys(name: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a state that lacks a key of our own or has another one."""
+    if set(found) != set(own):
+        raise OperatorError(
+            f"the state of strategy {name!r} holds {', '.join(sorted(found)) or 'nothing'}",
+            allowed=", ".join(sorted(own)) or "nothing",
+            remedy="resume with the strategies that the checkpoint was written with",
+        )

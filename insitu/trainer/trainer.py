@@ -1,0 +1,353 @@
+"""The training step, as the papers write it.
+
+    augment, normalise, forward, losses + penalties, backward, adjust, check, clip, update, observe
+
+Notable decisions:
+
+- Losses and scores are *prequential* (Dawid 1984): taken from the forward pass before the update,
+  on samples that were never trained. They cost no second pass.
+- The loss of a step is the mean over its rows, fresh and replayed alike.
+- Nothing in the step makes a GPU wait except one look at loss and gradient norm, between backward
+  and update. Whether a step may be made has to be known before weights, moments, schedule and
+  memory move; an optimizer with momentum or weight decay moves even on a gradient of zeros, so
+  zeroing a bad gradient would not be exact. On the CPU the look is free.
+- bfloat16 means autocast around the model only. Weights, losses, penalties, gradients and moments
+  stay float32, so there is no loss scaling.
+- A skipped step leaves model, optimizer, schedule, normaliser and strategies as they were; only
+  random generators have moved (remembered rows were drawn, dropout was thrown).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from insitu.batch import Batch, Column
+from insitu.errors import InternalError
+from insitu.evaluation import Evaluation, evaluation_mode
+from insitu.normalisation import Normaliser
+from insitu.objectives.base import Objective
+from insitu.optimization import Schedule, load_optimizer_state, optimizer_state
+from insitu.report import StepReport
+from insitu.strategies.base import Observation, Strategy
+from insitu.trainer import state
+from insitu.trainer.gradients import clip, gradient_norm
+from insitu.trainer.non_finite import NonFinite, NonFiniteLoss
+from insitu.trainer.phases import PhaseClock
+from insitu.trainer.placement import device_of, on_device
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """What the forward pass gave; `losses` and `loss` carry the graph."""
+
+    batch: Batch
+    outputs: Tensor
+    losses: Tensor
+    loss: Tensor
+    scores: Mapping[str, Tensor]
+
+
+class Trainer:
+    """Owns model, optimizer and strategies; takes batches, gives reports.
+
+    Args:
+        model: on its device already; may be wrapped by `torch.compile`. The state keeps the names
+            of the module inside.
+        objective: what to do with a batch.
+        optimizer: over the model's parameters.
+        schedule: stepped after every update, or None.
+        strategies: in the order in which their verbs run. Their names in reports and in the state
+            are their own; a second one of the same name becomes `name_2`.
+        normaliser: counts fresh rows and maps all rows, or None. Moved to the model's device.
+        precision: `bfloat16` runs the model under autocast.
+        gradient_clip_norm: largest L2 norm over all gradients, or None.
+        non_finite: what to do when loss or gradient is not finite, see `NonFinite`.
+        device: where the model is and batches go; by default the device of the parameters.
+
+    Raises:
+        OperatorError: the model has no trainable parameter or is on another device.
+
+    Example:
+        >>> from insitu.objectives.classify import Classify
+        >>> from insitu.schema import Schema
+        >>> _ = torch.manual_seed(0)
+        >>> schema = Schema.of({"x": ("float32", (2,)), "y": ("int64", ())})
+        >>> model = nn.Linear(2, 2)
+        >>> trainer = Trainer(model, Classify(schema, classes=2),
+        ...                   torch.optim.SGD(model.parameters(), lr=1.0))
+        >>> stream = (torch.randn(32, 2) for _ in range(100))
+        >>> for x in stream:
+        ...     report = trainer.step(Batch.of({"x": x, "y": (x[:, 0] > 0).long()}))
+        >>> report.step, report.fresh_samples, report.scores["accuracy"].item() > 0.9
+        (100, 32, True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        *,
+        schedule: Schedule | None = None,
+        strategies: Sequence[Strategy] = (),
+        normaliser: Normaliser | None = None,
+        precision: Precision = "float32",
+        gradient_clip_norm: float | None = None,
+        non_finite: NonFinite = "skip",
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.model = model
+        #: the plain module where `model` is a compiled wrapper, else the model itself
+        self.module: nn.Module = getattr(model, "_orig_mod", model)
+        self.objective = objective
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.strategies = named(strategies)
+        self.precision = precision
+        self.gradient_clip_norm = gradient_clip_norm
+        self.non_finite = non_finite
+        self.device = device_of(self.module, device)
+        self.normaliser = None if normaliser is None else normaliser.to(self.device)
+        #: steps so far, the skipped ones among them
+        self.steps = 0
+        self.skipped_steps = 0
+        self._parameters = [p for p in self.module.parameters() if p.requires_grad]
+
+    def step(self, batch: Batch) -> StepReport:
+        """Train one batch.
+
+        Args:
+            batch: fresh rows, not normalised; on any device; nobody writes to them.
+
+        Returns:
+            What was done; its tensors stay on the device.
+
+        Raises:
+            NonFiniteLoss: before the update, under `stop` and `rollback`.
+            OperatorError: the model's outputs have another shape than the objective's.
+        """
+        clock = PhaseClock()
+        batch = on_device(batch, self.device)
+        clock.ends("copy")
+
+        for strategy in self.strategies.values():
+            batch = strategy.augment(batch)
+        clock.ends("strategy")
+
+        statistics = self._count(batch)
+        forward = self._forward(batch)
+        clock.ends("forward")
+
+        penalties = self._penalties(forward)
+        total = sum(penalties.values(), start=forward.loss)
+        clock.ends("strategy")
+
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        clock.ends("backward")
+
+        for strategy in self.strategies.values():
+            strategy.adjust_gradients()
+        clock.ends("strategy")
+
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = gradient_norm(gradients)
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        finite = math.isfinite((total.detach() + norm).item())
+        if finite:
+            self._update(gradients, norm)
+        else:
+            self._refuse(total, norm, statistics)
+        self.steps += 1
+        clock.ends("optimizer")
+
+        if finite and self.strategies:
+            self._observe(batch, forward)
+            clock.ends("strategy")
+        return self._report(forward, penalties, norm, learning_rate, not finite, clock.seconds)
+
+    def end_task(self, task: int) -> None:
+        """Consolidate: the task with this index has ended and all its samples were trained."""
+        for strategy in self.strategies.values():
+            strategy.end_task(task)
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, *, rows_at_once: int = 256) -> Evaluation:
+        """Loss and scores of a held-out batch, as means over all its rows at once.
+
+        The model is in evaluation mode, statistics of the normaliser and strategies do not move.
+
+        Args:
+            batch: raw rows, as for `step`.
+            rows_at_once: rows of one forward pass, which bounds the memory of activations.
+        """
+        batch = self._normalised(on_device(batch, self.device))
+        with evaluation_mode(self.module):
+            starts = range(0, max(batch.rows, 1), rows_at_once)
+            parts = (batch.select(slice(start, start + rows_at_once), 0) for start in starts)
+            outputs = torch.cat([self._predict(part) for part in parts])
+        scores = self.objective.scores(outputs, batch)
+        return Evaluation(
+            samples=batch.rows,
+            loss=self.objective.losses(outputs, batch).mean().item(),
+            scores={name: score.item() for name, score in scores.items()},
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs, as nested plain data.
+
+        Tensors are the live ones: copy them before the next step. The default random generators
+        of torch are part of it (dropout draws from them), so loading sets them for the process.
+        """
+        return {
+            "steps": self.steps,
+            "skipped_steps": self.skipped_steps,
+            "model": dict(self.module.state_dict()),
+            "optimizer": optimizer_state(self.optimizer),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "normaliser": None if self.normaliser is None else self.normaliser.state_dict(),
+            "strategies": {name: part.state_dict() for name, part in self.strategies.items()},
+            "generators": state.of_generators(self.device),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from a state; the next steps are bit-identical to those of the saved run.
+
+        Raises:
+            OperatorError: the state is of another model, optimizer, schedule or strategies; this
+                trainer may then be half loaded and is not to be used.
+        """
+        state.check_keys("the state of the trainer", saved, self.state_dict())
+        state.check_keys("the state of the strategies", saved["strategies"], self.strategies)
+        for part in ("schedule", "normaliser"):
+            state.check_presence(part, saved[part], getattr(self, part))
+        state.load_model(self.module, saved["model"])
+        load_optimizer_state(self.optimizer, saved["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(saved["schedule"])
+        if self.normaliser is not None:
+            self.normaliser.load_state_dict(saved["normaliser"])
+        for name, strategy in self.strategies.items():
+            strategy.load_state_dict(saved["strategies"][name])
+        self.steps = int(saved["steps"])
+        self.skipped_steps = int(saved["skipped_steps"])
+        state.load_generators(saved["generators"], self.device)
+
+    def _count(self, batch: Batch) -> Mapping[str, Any] | None:
+        """Count the fresh rows; what the statistics were before, to take it back."""
+        if self.normaliser is None:
+            return None
+        before = self.normaliser.state_dict()
+        self.normaliser.update(batch)
+        return before
+
+    def _normalised(self, batch: Batch) -> Batch:
+        return batch if self.normaliser is None else self.normaliser.normalise(batch)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _predict(self, batch: Batch) -> Tensor:
+        with self._autocast():
+            return self.objective.predict(self.model, batch)
+
+    def _forward(self, raw: Batch) -> _Forward:
+        if raw.rows == 0:
+            raise InternalError("a batch of 0 rows came to be trained", allowed="1 row or more")
+        batch = self._normalised(raw)
+        outputs = self._predict(batch)
+        losses = self.objective.losses(outputs, batch)
+        fresh_outputs = outputs.detach()[: batch.fresh_rows]
+        scores = self.objective.scores(fresh_outputs, batch.fresh())
+        return _Forward(batch, outputs, losses, losses.mean(), scores)
+
+    def _penalties(self, forward: _Forward) -> dict[str, Tensor]:
+        penalties = {}
+        for name, strategy in self.strategies.items():
+            penalty = strategy.penalty(forward.batch, forward.outputs)
+            if penalty is not None:
+                penalties[name] = penalty
+        return penalties
+
+    def _update(self, gradients: list[Tensor], norm: Tensor) -> None:
+        if self.gradient_clip_norm is not None and gradients:
+            clip(gradients, norm, self.gradient_clip_norm)
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+
+    def _refuse(self, total: Tensor, norm: Tensor, statistics: Mapping[str, Any] | None) -> None:
+        if self.normaliser is not None and statistics is not None:
+            self.normaliser.load_state_dict(statistics)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.non_finite != "skip":
+            raise NonFiniteLoss(self.steps + 1, total.item(), norm.item(), self.non_finite)
+        self.skipped_steps += 1
+
+    def _observe(self, batch: Batch, forward: _Forward) -> None:
+        observation = Observation(
+            batch, forward.outputs.detach(), forward.losses.detach(), self.steps
+        )
+        for strategy in self.strategies.values():
+            strategy.observe(observation)
+
+    def _report(
+        self,
+        forward: _Forward,
+        penalties: Mapping[str, Tensor],
+        norm: Tensor,
+        learning_rate: float,
+        skipped: bool,
+        seconds: Mapping[str, float],
+    ) -> StepReport:
+        batch, losses = forward.batch, forward.losses.detach()
+        loss, fresh, replayed = forward.loss.detach(), batch.fresh_rows, batch.replayed_rows
+        return StepReport(
+            step=self.steps,
+            fresh_samples=fresh,
+            replayed_samples=replayed,
+            loss=loss,
+            loss_fresh=_mean(losses[:fresh]) if replayed else loss,
+            loss_replayed=_mean(losses[fresh:]),
+            penalties={name: penalty.detach() for name, penalty in penalties.items()},
+            scores=forward.scores if fresh else {},
+            gradient_norm=norm,
+            learning_rate=learning_rate,
+            skipped=skipped,
+            phase_seconds=seconds,
+            produced_at_ns=_mean_produced_at_ns(batch),
+        )
+
+
+def named(strategies: Sequence[Strategy]) -> dict[str, Strategy]:
+    """The strategies by unique names, in their order; sets the name of each."""
+    by_name: dict[str, Strategy] = {}
+    for strategy in strategies:
+        own, count = strategy.name, 1
+        while strategy.name in by_name:
+            count += 1
+            strategy.name = f"{own}_{count}"
+        by_name[strategy.name] = strategy
+    return by_name
+
+
+def _mean(losses: Tensor) -> Tensor | None:
+    return losses.mean() if len(losses) else None
+
+
+def _mean_produced_at_ns(batch: Batch) -> int:
+    if batch.fresh_rows == 0:
+        return 0
+    # numpy: its mean of integers is taken in float64, where torch's sum of them would overflow
+    return int(batch.provenance.numpy()[: batch.fresh_rows, Column.PRODUCED_AT_NS].mean())
