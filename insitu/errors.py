@@ -8,6 +8,8 @@ and the third with a request to report it.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -66,3 +68,14 @@ class InternalError(InsituError):
     """An invariant of insitu is broken; please report it."""
 
     fault = "insitu"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the closest known name, or nothing.
+
+    Example:
+        >>> did_you_mean("capacity_sample", ["capacity_samples", "policy"])
+        'did you mean capacity_samples?'
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""
