@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from insitu.config.problem import Path, Problem, did_you_mean
+from insitu.config.problem import Path, Problem
+from insitu.errors import did_you_mean
 
 _BOUNDS = {
     "greater_than_equal": ("ge", "{} or more"),

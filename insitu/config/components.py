@@ -11,7 +11,7 @@ from typing import Any
 
 from insitu.component import Component, catalogue, find
 from insitu.config.check import option_problems
-from insitu.config.problem import Path, Problem, did_you_mean
+from insitu.config.problem import Path, Problem
 from insitu.config.sections import (
     HookSection,
     MemorySection,
@@ -22,7 +22,7 @@ from insitu.config.sections import (
     StrategySection,
     StreamSection,
 )
-from insitu.errors import InsituError, OperatorError
+from insitu.errors import InsituError, OperatorError, did_you_mean
 
 #: The packages that hold the components of each kind.
 PACKAGES = {

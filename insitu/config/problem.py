@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from insitu.errors import OperatorError
@@ -66,14 +65,3 @@ class ConfigError(OperatorError):
     def __str__(self) -> str:
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         return "\n".join([f"{self.source} has {count}:", *(f"  {p}" for p in self.problems)])
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the closest known name, or nothing.
-
-    Example:
-        >>> did_you_mean("capacity_sample", ["capacity_samples", "policy"])
-        'did you mean capacity_samples?'
-    """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else ""

@@ -15,7 +15,7 @@ from insitu.config.components import PACKAGES, component_problems
 from insitu.config.document import parse
 from insitu.config.machine import machine_problems
 from insitu.config.override import apply, from_arguments, from_environment
-from insitu.config.problem import ConfigError, Problem, did_you_mean
+from insitu.config.problem import ConfigError, Problem
 from insitu.config.rules import broken_rules
 from insitu.config.sections import (
     BufferSection,
@@ -34,6 +34,7 @@ from insitu.config.sections import (
     TrainerSection,
 )
 from insitu.config.setting import Section, setting
+from insitu.errors import did_you_mean
 
 
 class Config(Section):

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from insitu.config.problem import Problem, did_you_mean
+from insitu.config.problem import Problem
 from insitu.config.sections import (
     BufferSection,
     CheckpointSection,
@@ -22,6 +22,7 @@ from insitu.config.sections import (
     StreamSection,
     TrainerSection,
 )
+from insitu.errors import did_you_mean
 
 Rule = Callable[..., Iterator[Problem]]
 RULES: list[Rule] = []

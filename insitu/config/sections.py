@@ -42,6 +42,14 @@ class ServiceSection(Section):
         Literal["auto", "json", "plain"],
         setting("Form of a log line on stderr; `auto` is plain on a terminal, else json."),
     ] = "auto"
+    drain_seconds: Annotated[
+        float,
+        setting(
+            "How long a stop may train what is pending; the rest stays in the checkpoint.",
+            unit="seconds",
+            ge=0,
+        ),
+    ] = 60.0
 
 
 class FieldSection(Section):

@@ -13,8 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from insitu.config.problem import did_you_mean
-from insitu.errors import OperatorError
+from insitu.errors import OperatorError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+"""`insitu serve`: run the service until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from insitu_service.cli import options
+
+
+@click.command()
+@options.run_file
+@click.option("--resume", is_flag=True, help="Continue from the newest good checkpoint.")
+@options.overrides
+def serve(run: Path, resume: bool, overrides: tuple[str, ...]) -> int:
+    """Run the service that RUN.yaml describes.
+
+    SIGTERM or Ctrl-C stops: no new samples, train what is pending, checkpoint, exit 0. A second
+    one quits at once. SIGUSR1 checkpoints, SIGHUP reads the configuration again, SIGQUIT prints
+    all stacks.
+    """
+    from insitu.config import load_config
+
+    config = load_config(run, overrides, os.environ)
+    from insitu_service import daemon
+
+    return int(daemon.serve(config, resume=resume))
