@@ -117,6 +117,16 @@ class Receiver:
         """The newest settled batch; 0 for none."""
         return self.next_seq - 1
 
+    @property
+    def checksum_kind(self) -> str:
+        return self._checksum_kind
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """Credit that was given and not used yet."""
+        begun = self._open.payload_bytes if self._open is not None else 0
+        return self._credit_bytes - self._settled_bytes - begun
+
     def resume(self, hello: Hello) -> int:
         """Go on where the producer can: how many rows are lost because it let go of them.
 
