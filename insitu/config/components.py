@@ -60,7 +60,9 @@ def _checked(
         hint = did_you_mean(section.name, known) or error.remedy
         message = f"is {section.name!r}: {error.message}"
         return None, [Problem((*path, "name"), message, error.allowed, hint)]
-    except Exception as error:  # the user's own module, at import
+    except Exception as error:  # whatever the user's own module does at import
+        if ":" not in section.name:
+            raise
         return None, [Problem((*path, "name"), f"is {section.name!r}, which raises {error!r}")]
     wrong = option_problems(component.options, section.options)
     return component, [problem.under((*path, "options")) for problem in wrong]
@@ -119,18 +121,22 @@ def _strategy_problems(section: StrategySection, path: Path) -> list[Problem]:
 def _optimization_problems(
     optimizer: OptimizerSection | None, schedule: ScheduleSection | None
 ) -> list[Problem]:
-    """Names and options of torch's own classes, by the module that will build them."""
-    optimization = importlib.import_module("insitu.optimization")
-    problems = []
-    for key, section in (("optimizer", optimizer), ("schedule", schedule)):
-        if section is None or section.name is None:
-            continue
+    """Names and options of torch's own classes, tried out on one number."""
+    import torch
+
+    optimization = importlib.import_module("insitu.optimization")  # a layer above this one
+    problems, probe = [], [("probe", torch.zeros(1, requires_grad=True))]
+    built = torch.optim.SGD(probe, lr=0.1, momentum=0.9)
+    if optimizer is not None:
         try:
-            check = getattr(optimization, f"check_{key}", None)
-            if check is not None:
-                check(section.name, section.options)
+            built = optimization.build_optimizer(optimizer.name, probe, optimizer.options)
         except InsituError as error:
-            problems.append(Problem((key,), error.message, error.allowed, error.remedy))
+            problems.append(Problem(("optimizer",), error.message, error.allowed, error.remedy))
+    if schedule is not None:
+        try:
+            optimization.build_schedule(schedule.name, built, schedule.options)
+        except InsituError as error:
+            problems.append(Problem(("schedule",), error.message, error.allowed, error.remedy))
     return problems
 
 

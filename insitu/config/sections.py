@@ -216,6 +216,9 @@ class ScheduleSection(Section):
     options: Annotated[dict[str, Any], setting("Its keyword arguments, counted in steps.")] = Field(
         default_factory=dict
     )
+    warmup_steps: Annotated[
+        int, setting("Steps of linear warm-up before the schedule.", unit="steps", ge=0)
+    ] = 0
 
 
 class MemorySection(Section):
@@ -245,9 +248,12 @@ class NormaliseSection(Section):
         Literal["running", "none"],
         setting("By the mean and deviation of all samples so far (running), or not at all."),
     ] = "running"
-    freeze_after_samples: Annotated[
-        int | None,
-        setting("Statistics stand still after this many; null for never.", unit="samples", ge=1),
+    axes: Annotated[
+        Literal["channel", "whole", "element"] | None,
+        setting(
+            "What shares a mean: each channel (first axis), the whole field, or each element "
+            "alone; null: element for up to 1 axis, whole for 2, channel for more."
+        ),
     ] = None
 
     @model_validator(mode="before")
@@ -279,8 +285,20 @@ class TrainerSection(Section):
     ] = None
     normalise: Annotated[
         dict[FieldName, NormaliseSection],
-        setting("How fields are scaled, by name; others are not."),
+        setting("How real-valued fields are scaled, by name; those not named are not."),
     ] = Field(default_factory=dict)
+    normalise_freeze_samples: Annotated[
+        int | None,
+        setting("Statistics stand still after so many samples; null: never.", unit="samples", ge=1),
+    ] = None
+    normalise_clip_deviations: Annotated[
+        float | None,
+        setting(
+            "Normalised values are cut off at plus and minus this; null: never.",
+            unit="standard deviations",
+            gt=0,
+        ),
+    ] = None
     non_finite: Annotated[
         Literal["skip", "rollback", "stop"],
         setting(

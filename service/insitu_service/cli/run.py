@@ -29,6 +29,7 @@ _CODES = {
     "UnreachableError": exit_codes.UNREACHABLE,
     "NonFiniteLoss": exit_codes.NON_FINITE,
     "CheckpointDamaged": exit_codes.CHECKPOINT,
+    "CheckpointFailed": exit_codes.RESOURCE,
     "InternalError": exit_codes.INTERNAL,
 }
 _RESOURCE_ERRNOS = {
