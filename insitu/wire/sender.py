@@ -16,128 +16,12 @@ No I/O, no clock, no lock: one caller at a time.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 from insitu.schema import Schema
-from insitu.wire.checksum import checksum
-from insitu.wire.messages import Ack, AckLevel, Data, Nack, NackCode, Welcome
+from insitu.wire.batches import Batch, Books, Label, Outgoing, Span
+from insitu.wire.messages import Ack, AckLevel, Nack, NackCode, Welcome
 from insitu.wire.slabs import Slab, SlabPool
 from insitu.wire.values import MAX_BATCH_ROWS, Cursor
-
-
-@dataclass(slots=True)
-class Books:
-    """What became of the rows: pushed = acknowledged + quarantined + dropped + pending, always."""
-
-    pushed_rows: int = 0
-    pushed_batches: int = 0
-    pushed_bytes: int = 0
-    acknowledged_rows: int = 0
-    acknowledged_batches: int = 0
-    acknowledged_bytes: int = 0
-    quarantined_rows: int = 0
-    quarantined_batches: int = 0
-    pending_rows: int = 0
-    pending_batches: int = 0
-    sent_batches: int = 0
-    sent_bytes: int = 0
-    resent_batches: int = 0
-    dropped_rows: dict[str, int] = field(default_factory=dict)
-
-    def drop(self, reason: str, rows: int) -> None:
-        self.dropped_rows[reason] = self.dropped_rows.get(reason, 0) + rows
-
-    @property
-    def dropped_rows_in_all(self) -> int:
-        return sum(self.dropped_rows.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What a push says of all its rows; pushes with equal labels merge."""
-
-    task: str = ""
-    flags: int = 0
-    identified: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Consecutive rows of one slab. `position_*` count from the session's first batch."""
-
-    slab: Slab
-    start: int
-    rows: int
-    first_row: int
-    label: Label
-    produced_at_ns: int
-    cursors: list[tuple[int, Cursor]]
-    sample_ids: bytearray
-    seq: int = 0
-    position_bytes: int = 0
-    sent_times: int = 0
-    refused: str = ""
-
-    @property
-    def payload_bytes(self) -> int:
-        return self.rows * self.slab.row_bytes
-
-    def append(self, other: Batch) -> None:
-        self.cursors += [(end + self.rows, cursor) for end, cursor in other.cursors]
-        del self.cursors[:-8]  # a cut between older pushes then has no cursor, which is allowed
-        self.sample_ids += other.sample_ids
-        self.rows += other.rows
-
-    def split(self, rows: int) -> Batch:
-        """Cut off the first `rows` rows as a batch; this one keeps the others."""
-        head = Batch(
-            self.slab, self.start, rows, self.first_row, self.label, self.produced_at_ns,
-            [(end, cursor) for end, cursor in self.cursors if end <= rows],
-            self.sample_ids[: 8 * rows],
-        )  # fmt: skip
-        self.slab.users += 1
-        self.start += rows
-        self.first_row += rows
-        self.rows -= rows
-        self.cursors = [(end - rows, cursor) for end, cursor in self.cursors if end > rows]
-        del self.sample_ids[: 8 * rows]
-        return head
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Rows `[start, start + rows)` of a slab, reserved for the caller to write."""
-
-    slab: Slab
-    start: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One fragment that is due; `data` makes the message, outside of any lock."""
-
-    batch: Batch
-    session: int
-    checksum_kind: str
-    fragment: int
-    fragments: int
-    fragment_bytes: int
-
-    def data(self) -> Data:
-        batch = self.batch
-        payload = batch.slab.bytes_of(batch.start, batch.rows)
-        offset = self.fragment * self.fragment_bytes
-        size = len(payload)
-        if self.fragments > 1:
-            payload = payload[offset : offset + self.fragment_bytes]
-        ids = bytes(batch.sample_ids) if batch.label.identified and not self.fragment else None
-        return Data(
-            self.session, batch.seq, self.fragment, self.fragments, batch.rows, batch.first_row,
-            size, offset, checksum(self.checksum_kind, payload), batch.produced_at_ns,
-            batch.cursors[-1][1] if batch.cursors else None, batch.label.task, ids,
-            batch.label.flags, None, payload,
-        )  # fmt: skip
 
 
 class SendWindow:
@@ -238,6 +122,11 @@ class SendWindow:
         else:
             self._unsent.append(batch)
 
+    def abandon(self, spans: list[Span]) -> None:
+        """Give reserved memory back unwritten; the push did not happen."""
+        for span in spans:
+            self._free(span.slab)
+
     def drop_push(self, reason: str, rows: int) -> None:
         """Count rows that were pushed and are not kept."""
         self.next_row += rows
@@ -263,7 +152,9 @@ class SendWindow:
 
     def _let_go(self, batch: Batch) -> None:
         self.books.pending_rows -= batch.rows
-        slab = batch.slab
+        self._free(batch.slab)
+
+    def _free(self, slab: Slab) -> None:
         slab.users -= 1
         if slab.users:
             return

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from insitu.errors import ProducerError
-from insitu.wire.sender import SendWindow, Span
+from insitu.wire.batches import Span
+from insitu.wire.sender import SendWindow
 
 
 class WhenFull(Protocol):

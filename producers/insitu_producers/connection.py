@@ -1,0 +1,287 @@
+"""The thread that owns a producer's socket: it sends what the window has and reads the answers.
+
+Everything that is decided is decided by `ProducerSession` and `SendWindow`; this file moves
+bytes, waits, and replaces the socket when the service has been silent. The lock of the window
+is held for decisions only, never while bytes are hashed, copied or sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+
+import zmq
+
+from insitu.errors import ProducerError
+from insitu.wire.batches import Outgoing
+from insitu.wire.codec import decode, encode
+from insitu.wire.messages import WireError
+from insitu.wire.session import ProducerSession, SessionState
+from insitu.wire.values import Payload
+
+logger = logging.getLogger("insitu.producer")
+
+#: From this size on it is cheaper to let the socket read the window than to copy.
+ZERO_COPY_BYTES = 64 << 10
+#: Messages that wait in the socket. Few, so that small pushes merge in the window meanwhile and
+#: a resend does not queue behind much that will be ignored.
+SEND_HIGH_WATER_MARK = 16
+BYE_SECONDS = 1.0
+_IDLE_SECONDS = 1.0
+_SLOW_START_SECONDS = 2.0
+
+
+class Waker:
+    """Wakes a thread that sleeps in poll, from any other thread."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self._writer, False)
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"\0")
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.reader, 4096)
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self._writer)
+
+
+class Connection:
+    """One DEALER socket after another to one endpoint, served by one thread.
+
+    Args:
+        endpoint: such as `tcp://127.0.0.1:5555` or `ipc:///run/insitu.sock`.
+        session: the state machine; used under `changed` only.
+        changed: the lock of window and session; notified when room or state changes.
+    """
+
+    def __init__(
+        self, endpoint: str, session: ProducerSession, changed: threading.Condition
+    ) -> None:
+        self.garbage_messages = 0
+        self.failure: BaseException | None = None
+        self.wants_waking = False
+        self._endpoint = endpoint
+        self._session = session
+        self._window = session.window
+        self._changed = changed
+        self._context = zmq.Context(io_threads=1)
+        try:
+            self._socket = self._connect()
+        except zmq.ZMQError as error:
+            self._context.term()
+            raise ProducerError(
+                f"endpoint {endpoint!r} cannot be used: {error}",
+                allowed="tcp://HOST:PORT or ipc://PATH",
+            ) from None
+        self._waker = Waker()
+        self._pending: list[Payload] | None = None
+        self._stop_at: float | None = None
+        self._bye_sent = False
+        self._was_open = False
+        self._told_absent = False
+        self._started_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="insitu-producer", daemon=True)
+        self._thread.start()
+
+    # -- called by other threads -------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There is something new to send."""
+        self._waker.wake()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Say BYE, wait for its echo for at most this long, and end the thread."""
+        with self._changed:
+            self._stop_at = time.monotonic() + max(0.0, timeout_seconds)
+        self._waker.wake()
+        self._thread.join()
+        self._waker.close()
+
+    # -- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._finished():
+                self._send_all()
+                self._sleep()
+                self._receive_all()
+                self._watch()
+        except BaseException as error:
+            self.failure = error
+            logger.exception("the producer's I/O thread failed; please report this")
+        finally:
+            self._socket.close(linger=0)
+            self._context.term()
+            with self._changed:
+                self._session.close()
+                self._changed.notify_all()
+
+    def _finished(self) -> bool:
+        if self._stop_at is None:
+            return False
+        with self._changed:
+            session = self._session
+            waits = session.state is SessionState.OPEN and not session.ended
+        return not waits or time.monotonic() >= self._stop_at
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        options = {
+            zmq.LINGER: 0,
+            zmq.IMMEDIATE: 1,
+            zmq.SNDHWM: SEND_HIGH_WATER_MARK,
+            zmq.RCVHWM: 1000,
+            zmq.RECONNECT_IVL: 100,
+            zmq.RECONNECT_IVL_MAX: 2000,
+            zmq.MAXMSGSIZE: 1 << 20,
+        }
+        socket = self._context.socket(zmq.DEALER)
+        try:
+            for option, value in options.items():
+                socket.setsockopt(option, value)
+            socket.connect(self._endpoint)
+        except zmq.ZMQError:
+            socket.close(linger=0)
+            raise
+        return socket
+
+    def _replace_socket(self) -> None:
+        self._socket.close(linger=0)
+        self._socket = self._connect()
+        self._pending = None
+
+    # -- sending -----------------------------------------------------------------------------
+
+    def _send_all(self) -> None:
+        """Send until there is nothing to send or the socket takes no more."""
+        while True:
+            frames = self._pending or self._next_frames()
+            if frames is None:
+                return
+            try:
+                self._send(frames)
+            except zmq.Again:
+                self._pending = frames
+                return
+            self._pending = None
+
+    def _send(self, frames: list[Payload]) -> None:
+        if len(frames) == 1:
+            self._socket.send(frames[0], zmq.NOBLOCK)
+            return
+        self._socket.send(frames[0], zmq.NOBLOCK | zmq.SNDMORE)
+        payload = frames[1]
+        self._socket.send(payload, zmq.NOBLOCK, copy=len(payload) < ZERO_COPY_BYTES)
+
+    def _next_frames(self) -> list[Payload] | None:
+        now = time.monotonic()
+        with self._changed:
+            due = self._control_frames(now)
+            if due is not None:
+                return due
+            fragment: Outgoing | None = self._window.next_fragment()
+            if fragment is None:
+                # Waiting for credit, a push need not wake us: the ack will.
+                self.wants_waking = self._window.needed_bytes() == 0
+                return None
+            self.wants_waking = False
+        return encode(fragment.data())
+
+    def _control_frames(self, now: float) -> list[Payload] | None:
+        session = self._session
+        if session.wants_hello(now):
+            # A HELLO tells what is still here, so it is made when it can go out at once.
+            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+                return None
+            return encode(session.hello(now))
+        if self._stop_at is not None and not self._bye_sent:
+            if session.state is SessionState.OPEN:
+                self._bye_sent = True
+                return encode(session.bye())
+            return None
+        ping = session.ping(now)
+        return None if ping is None else encode(ping)
+
+    # -- waiting and receiving -----------------------------------------------------------------
+
+    def _sleep(self) -> None:
+        now = time.monotonic()
+        with self._changed:
+            waits_to_send = self._pending is not None or self._session.wants_hello(now)
+            seconds = _IDLE_SECONDS if waits_to_send else self._session.due_seconds(now)
+            if self._session.over:
+                seconds = _IDLE_SECONDS
+        if self._stop_at is not None:
+            seconds = min(seconds, max(0.0, self._stop_at - now))
+        events = zmq.POLLIN | (zmq.POLLOUT if waits_to_send else 0)
+        poller = zmq.Poller()
+        poller.register(self._socket, events)
+        poller.register(self._waker.reader, zmq.POLLIN)
+        poller.poll(int(min(seconds, _IDLE_SECONDS) * 1000) + 1)
+        self._waker.clear()
+
+    def _receive_all(self) -> None:
+        while True:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message = decode(frames)
+            except WireError as error:
+                self._garbage(error)
+                continue
+            with self._changed:
+                if self._session.receive(message, time.monotonic()):
+                    self._pending = encode(self._session.hello(time.monotonic()))
+                self._tell()
+                self._changed.notify_all()
+
+    def _garbage(self, error: WireError) -> None:
+        self.garbage_messages += 1
+        with self._changed:
+            self._session.last_error = error.message
+        if self.garbage_messages == 1:
+            logger.warning("%s answers with bytes that are no message: %s", self._endpoint, error)
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        with self._changed:
+            silent = self._session.silent(now)
+            if silent:
+                self._session.lost()
+                self._changed.notify_all()
+            self._tell()
+        if silent:
+            self._replace_socket()
+        if not self._was_open and not self._told_absent:
+            absent = self._session.sessions == 0 and not self._session.over
+            if absent and now - self._started_at > _SLOW_START_SECONDS:
+                self._told_absent = True
+                logger.warning("no service at %s yet; going on", self._endpoint)
+
+    def _tell(self) -> None:
+        """One log line when the service is lost or found, not one a message."""
+        session = self._session
+        is_open = session.state is SessionState.OPEN
+        if is_open and not self._was_open:
+            again = " again" if session.sessions > 1 else ""
+            logger.info("connected to %s%s", self._endpoint, again)
+        elif self._was_open and not is_open:
+            if session.over:
+                logger.error("%s: %s", self._endpoint, session.last_error)
+            else:
+                logger.warning("lost the service at %s; going on", self._endpoint)
+        elif session.over and not self._told_absent and session.sessions == 0:
+            self._told_absent = True
+            logger.error("%s: %s", self._endpoint, session.last_error)
+        self._was_open = is_open

@@ -1,0 +1,411 @@
+"""`Producer`: push arrays from a simulation, a camera or a file to the service, and go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from insitu.errors import InsituError, InternalError, ProducerError
+from insitu.schema import Schema
+from insitu.wire.batches import Label, Span
+from insitu.wire.rows import Array
+from insitu.wire.sender import SendWindow
+from insitu.wire.session import Identity, ProducerSession, SessionState
+from insitu.wire.values import CURSOR, TASK, Cursor
+from insitu.wire.when_full import when_full as policy_named
+from insitu_producers.columns import (
+    SchemaLike,
+    as_columns,
+    as_sample_ids,
+    as_schema,
+    inferred,
+)
+from insitu_producers.connection import BYE_SECONDS, Connection, logger
+from insitu_producers.host import boot_id, host_id
+from insitu_producers.stats import ProducerStats, read_stats
+
+EVALUATE = 1  # insitu.batch.SampleFlag, which this client cannot import: it has torch
+NO_REPLAY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The three parts that exist from when the schema is known."""
+
+    window: SendWindow
+    session: ProducerSession
+    connection: Connection
+
+    def is_open(self) -> bool:
+        return self.session.state is SessionState.OPEN
+
+    def is_clear(self) -> bool:
+        return self.window.books.pending_rows == 0
+
+    def settled_rows(self) -> int:
+        books = self.window.books
+        return books.pushed_rows - books.pending_rows
+
+
+class WaitTimeoutError(ProducerError, TimeoutError):
+    """`flush` or `wait_connected` took longer than allowed."""
+
+
+class Producer:
+    """A connection to one stream of a service, used like a file.
+
+    `push` copies what it is given, so the caller may reuse its arrays at once. A thread sends,
+    reconnects, and sends again what was not acknowledged; while the service is absent pushes
+    collect in a window of memory, and when that is full `when_full` decides:
+
+    - `block`: wait for room, at most `block_timeout_seconds` counted from when the window got
+      full, then drop the push (reason `timeout`). A service that stays away thus holds the
+      simulation up once, not at every push; pushes that fit again go through as before.
+    - `drop_newest`: drop the push. - `drop_oldest`: drop the oldest that was never sent.
+    - `thin`: keep every k-th push; k doubles while the pressure lasts and halves after it.
+
+    Everything that is dropped is counted in `stats()` and told to the service.
+
+    Args:
+        endpoint: such as `tcp://127.0.0.1:5555`.
+        stream: name of the stream at the service.
+        producer_id: name of this producer, unique in the stream. A second producer with the
+            same name takes over, and the first one's next push raises.
+        schema: of the samples, a `Schema` or {name: (dtype, shape without rows)}; without it the
+            first push says, and the connection is made then.
+        when_full: see above.
+        block_timeout_seconds: see above; None waits for ever.
+        window_bytes: memory for rows that are not acknowledged yet.
+        linger_seconds: how long `close` waits for the last acknowledgements.
+        token: what the service asks for, if it does.
+        epoch: number of this run of the producer, rising from run to run; by default the clock.
+
+    Example:
+        >>> import numpy as np
+        >>> with Producer("tcp://127.0.0.1:9", stream="plasma", producer_id="rank-0",
+        ...               linger_seconds=0) as producer:
+        ...     producer.push({"x": np.zeros((8, 3), np.float32)}, task="warmup", cursor=1)
+        ...     producer.stats().pending_rows
+        True
+        8
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        stream: str,
+        producer_id: str,
+        schema: SchemaLike | None = None,
+        when_full: str = "block",
+        block_timeout_seconds: float | None = 30.0,
+        window_bytes: int = 64 << 20,
+        linger_seconds: float = 10.0,
+        token: str = "",
+        epoch: int | None = None,
+    ) -> None:
+        for what, text in (("stream", stream), ("producer_id", producer_id)):
+            if not text or not TASK.accepts(text):
+                raise ProducerError(f"{what} is {text!r}", allowed="text of 1 to 128 characters")
+        epoch = time.time_ns() if epoch is None else epoch
+        self._identity = Identity(producer_id, epoch, stream, host_id(), boot_id(), token)
+        self._endpoint = endpoint
+        self._policy = policy_named(when_full)
+        self._block_timeout_seconds = block_timeout_seconds
+        self._window_bytes = window_bytes
+        self._linger_seconds = linger_seconds
+        self._process = os.getpid()
+        self._push_lock = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        self._full_since: float | None = None
+        self._told_dropping = False
+        self._closed = False
+        self._line: Line | None = None
+        if schema is not None:
+            self._start(as_schema(schema))
+
+    # -- pushing -----------------------------------------------------------------------------
+
+    def push(
+        self,
+        arrays: Mapping[str, Any],
+        *,
+        task: str = "",
+        cursor: Cursor = None,
+        sample_ids: Any = None,
+        evaluate: bool = False,
+        replay: bool = True,
+    ) -> bool:
+        """Hand over some samples; their first axis is rows.
+
+        Args:
+            arrays: field name -> numpy array, torch tensor, or anything alike (see `arrays`).
+            task: name of the task or regime that these samples belong to.
+            cursor: your own place in the run, such as the step: a whole number, float or text.
+                The service keeps the newest, and `last_cursor` returns it after a restart.
+            sample_ids: one int64 a row, by which the service names the samples.
+            evaluate: these samples are a held-out probe: measured, never trained.
+            replay: whether the service may remember them.
+
+        Returns:
+            True when all rows were taken, False when some were dropped (see `stats`).
+
+        Raises:
+            ProducerError: the arrays do not fit, or the service refuses this producer.
+        """
+        return self._push(
+            arrays, False, task, cursor, sample_ids, _flags(evaluate=evaluate, replay=replay)
+        )
+
+    def push_one(
+        self,
+        arrays: Mapping[str, Any],
+        *,
+        task: str = "",
+        cursor: Cursor = None,
+        sample_id: int | None = None,
+        evaluate: bool = False,
+        replay: bool = True,
+    ) -> bool:
+        """Push a single sample, whose arrays have no axis of rows; otherwise as `push`."""
+        ids = None if sample_id is None else [sample_id]
+        return self._push(arrays, True, task, cursor, ids, _flags(evaluate=evaluate, replay=replay))
+
+    def _push(
+        self,
+        arrays: Mapping[str, Any],
+        single: bool,
+        task: str,
+        cursor: Cursor,
+        sample_ids: Any,
+        flags: int,
+    ) -> bool:
+        with self._push_lock:
+            self._check_usable()
+            if not TASK.accepts(task):
+                raise ProducerError(f"task is {task!r}", allowed=TASK.allowed)
+            if not CURSOR.accepts(cursor):
+                raise ProducerError(f"cursor is {cursor!r}", allowed=CURSOR.allowed)
+            line = self._line or self._start(inferred(arrays, single=single))
+            rows, columns = as_columns(line.window.schema, arrays, single=single)
+            ids = b"" if sample_ids is None else as_sample_ids(sample_ids, rows)
+            return self._push_parts(
+                line, columns, rows, Label(task, flags, sample_ids is not None), cursor, ids
+            )
+
+    def _push_parts(
+        self, line: Line, columns: list[Array], rows: int, label: Label, cursor: Cursor, ids: bytes
+    ) -> bool:
+        """A push of more than half of the window goes in parts; each finds its own room."""
+        most = max(1, line.window.pool.capacity_rows // 2)
+        if rows <= most:
+            return self._push_part(line, columns, rows, label, cursor, ids)
+        taken = True
+        for start in range(0, rows, most):
+            stop = min(start + most, rows)
+            part = [column[start:stop] for column in columns]
+            newest = cursor if stop == rows else None
+            taken &= self._push_part(
+                line, part, stop - start, label, newest, ids[8 * start : 8 * stop]
+            )
+        return taken
+
+    def _push_part(
+        self, line: Line, columns: list[Array], rows: int, label: Label, cursor: Cursor, ids: bytes
+    ) -> bool:
+        produced_at_ns = time.time_ns()
+        window, connection = line.window, line.connection
+        with self._changed:
+            spans = self._policy.reserve(window, rows)
+            if spans is None and self._policy.waits:
+                spans = self._wait_for_room(line, rows)
+            if spans is None:
+                window.drop_push(self._policy.reason, rows)
+                self._tell_dropping()
+                return False
+            self._full_since = None
+        try:
+            _write(spans, columns)
+        except BaseException:
+            with self._changed:
+                window.abandon(spans)
+            raise
+        with self._changed:
+            window.commit(
+                spans, label, produced_at_ns=produced_at_ns, cursor=cursor, sample_ids=ids
+            )
+            wake, connection.wants_waking = connection.wants_waking, False
+        if wake:
+            connection.wake()
+        return True
+
+    def _wait_for_room(self, line: Line, rows: int) -> list[Span] | None:
+        """Wait under the policy `block`; None when the time is up."""
+        settled = line.settled_rows()
+        while (spans := self._policy.reserve(line.window, rows)) is None:
+            self._check_usable()
+            now = time.monotonic()
+            if line.settled_rows() != settled or self._full_since is None:
+                settled, self._full_since = line.settled_rows(), now
+            left = None
+            if self._block_timeout_seconds is not None:
+                left = self._full_since + self._block_timeout_seconds - now
+                if left <= 0:
+                    return None
+            self._changed.wait(left)
+            line.session.blocked_seconds += time.monotonic() - now
+        return spans
+
+    def _tell_dropping(self) -> None:
+        """One log line when dropping begins."""
+        if not self._told_dropping:
+            self._told_dropping = True
+            logger.warning(
+                "the window of %s is full; pushes are dropped (%s), see stats()",
+                self._identity.producer_id,
+                self._policy.reason,
+            )
+
+    # -- connecting, waiting, ending -----------------------------------------------------------
+
+    def _start(self, schema: Schema) -> Line:
+        if 2 * schema.row_bytes > self._window_bytes:
+            raise ProducerError(
+                f"window_bytes is {self._window_bytes}, one sample has {schema.row_bytes}",
+                allowed=f"{2 * schema.row_bytes} or more",
+            )
+        window = SendWindow(schema, self._window_bytes)
+        session = ProducerSession(window, self._identity)
+        connection = Connection(self._endpoint, session, self._changed)
+        self._line = Line(window, session, connection)
+        return self._line
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise ProducerError("the producer is closed", remedy="make a new Producer")
+        if os.getpid() != self._process:
+            raise ProducerError(
+                "the producer was made before a fork and is used after it",
+                consequence="its thread and its socket did not come along",
+                remedy="start processes with the method 'spawn', or make the Producer afterwards",
+            )
+        line = self._line
+        if line is None:
+            return
+        if line.connection.failure is not None:
+            raise InternalError(f"the producer's I/O thread failed: {line.connection.failure!r}")
+        if line.session.over:
+            raise ProducerError(
+                line.session.last_error, consequence="nothing more is sent by this producer"
+            )
+
+    def wait_connected(self, timeout: float) -> None:
+        """Wait until the service has answered, so that `last_cursor` is known.
+
+        Raises:
+            WaitTimeoutError: it did not within `timeout` seconds.
+            ProducerError: it refuses this producer, or the schema is not known yet.
+        """
+        if self._line is None:
+            raise ProducerError(
+                "wait_connected before the schema is known",
+                remedy="give Producer(schema=...), or push first",
+            )
+        self._wait(self._line.is_open, timeout, f"no service at {self._endpoint}")
+
+    def flush(self, timeout: float = 30.0) -> None:
+        """Wait until every pushed row is acknowledged, quarantined or dropped.
+
+        Raises:
+            WaitTimeoutError: rows were still pending after `timeout` seconds; they stay so.
+            ProducerError: the service refuses this producer.
+        """
+        if self._line is not None:
+            self._wait(self._line.is_clear, timeout, "flush")
+
+    def _wait(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not condition():
+                self._check_usable()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    pending = self._line.window.books.pending_rows if self._line else 0
+                    raise WaitTimeoutError(
+                        f"{what}: not within {timeout} s, {pending} rows are pending",
+                        consequence="they stay in the window and are sent when the service takes "
+                        "them",
+                    )
+                self._changed.wait(left)
+
+    @property
+    def last_cursor(self) -> Cursor:
+        """The newest cursor that the service had of this producer id when we first connected."""
+        return self._line.session.last_cursor if self._line is not None else None
+
+    def stats(self) -> ProducerStats:
+        """What was pushed, sent, acknowledged and dropped so far."""
+        if self._line is None:
+            return ProducerStats()
+        with self._changed:
+            return read_stats(self._line.session, self._line.connection.garbage_messages)
+
+    def close(self) -> None:
+        """Wait up to `linger_seconds` for acknowledgements, say BYE, and end. Never raises."""
+        if self._closed:
+            return
+        line = self._line
+        if line is not None and os.getpid() == self._process:
+            deadline = time.monotonic() + self._linger_seconds
+            with contextlib.suppress(InsituError):
+                self.flush(self._linger_seconds)
+            self._closed = True
+            with self._changed:  # before BYE, so that it can tell
+                while line.window.drop_oldest_unsent("closed"):
+                    pass
+            line.connection.close(min(BYE_SECONDS, max(0.1, deadline - time.monotonic())))
+            with self._changed:
+                line.window.drop_all("closed")
+                left = line.window.books.dropped_rows.get("closed", 0)
+            if left:
+                logger.warning(
+                    "closed with %d rows that the service did not acknowledge: %s",
+                    left,
+                    line.session.last_error or f"no answer from {self._endpoint}",
+                )
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _flags(*, evaluate: bool, replay: bool) -> int:
+    return (EVALUATE if evaluate else 0) | (0 if replay else NO_REPLAY)
+
+
+def _write(spans: list[Span], columns: list[Array]) -> None:
+    """Copy the columns' rows into the reserved rows."""
+    if len(spans) == 1:
+        span = spans[0]
+        for field, column in zip(span.slab.fields, columns, strict=True):
+            field[span.start : span.start + span.rows] = column
+        return
+    done = 0
+    for span in spans:
+        for field, column in zip(span.slab.fields, columns, strict=True):
+            field[span.start : span.start + span.rows] = column[done : done + span.rows]
+        done += span.rows
