@@ -1,0 +1,1 @@
+"""The stream buffer: arrivals in, training batches out, at the pace that was asked for."""

@@ -1,0 +1,152 @@
+"""The ring: one preallocated block of rows, and reservations that are filled byte by byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from insitu.batch import Column
+from insitu.errors import InternalError
+from insitu.sampling import Indices
+from insitu.schema import Schema
+
+Bytes = npt.NDArray[np.uint8]
+
+#: beyond this many runs of neighbouring slots, rows are scattered by one indexed copy
+_MOST_RUNS = 8
+
+
+class Ring:
+    """`capacity_samples` rows of bytes and their provenance, allocated and touched at once.
+
+    A fresh page costs several times the copy into it, so no page is fresh when data arrives.
+
+    Args:
+        pin_memory: lock the pages, for asynchronous copies to a CUDA device.
+    """
+
+    def __init__(self, schema: Schema, capacity_samples: int, *, pin_memory: bool = False) -> None:
+        self.schema = schema
+        self.rows = torch.empty(
+            (capacity_samples, schema.row_bytes), dtype=torch.uint8, pin_memory=pin_memory
+        ).zero_()
+        self.provenance = torch.zeros((capacity_samples, len(Column)), dtype=torch.int64)
+        self.bytes: Bytes = self.rows.numpy()
+        self.flat: Bytes = self.bytes.reshape(-1)
+        self.records = self.flat.view(schema.numpy_row)
+        self.columns: npt.NDArray[np.int64] = self.provenance.numpy()
+
+
+class Reservation:
+    """Slots for one batch, whose bytes come in fragments, in any order and of any cut.
+
+    Args:
+        ring: the ring that the slots lie in.
+        slots: the slot of each row.
+    """
+
+    __slots__ = ("_gathered", "_ring", "_row_bytes", "_runs", "open", "rows", "slots", "start")
+
+    def __init__(self, ring: Ring, slots: Indices) -> None:
+        self._ring = ring
+        self._row_bytes = ring.schema.row_bytes
+        self._gathered: npt.NDArray[Any] | None = None
+        self.slots = slots
+        self.rows = len(slots)
+        first = int(slots[0])
+        #: first slot of rows that are neighbours in the ring; -1 when they are scattered
+        self.start = first
+        self._runs: list[tuple[int, int, int]] | None = None
+        if self.rows > 1 and not _are_neighbours(slots):
+            self.start = -1
+            self._runs = _runs(slots)
+        self.open = True
+
+    @property
+    def size_bytes(self) -> int:
+        return self.rows * self._row_bytes
+
+    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview | Bytes) -> None:
+        """Copy `data` to bytes `[offset_bytes, offset_bytes + len(data))` of the batch.
+
+        Lets other threads run while it copies. The caller may reuse `data` afterwards.
+        """
+        source = np.frombuffer(data, np.uint8)
+        end = offset_bytes + len(source)
+        if not self.open or offset_bytes < 0 or end > self.rows * self._row_bytes:
+            raise InternalError(
+                f"bytes {offset_bytes} to {end} written to a reservation",
+                allowed=f"an open one, 0 to {self.size_bytes}",
+            )
+        if self.start >= 0:
+            base = self.start * self._row_bytes + offset_bytes
+            self._ring.flat[base : base + len(source)] = source
+        elif self._runs is not None:
+            self._write_runs(self._runs, offset_bytes, source)
+        else:
+            self._write_scattered(offset_bytes, source)
+
+    def views(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The batch by field, (rows, *shape) each, for validation.
+
+        Views of the ring, or copies where the rows are scattered; whoever changes values calls
+        `write_back` afterwards. bfloat16 comes as its bits, uint16.
+        """
+        if self.start >= 0:
+            records = self._ring.records[self.start : self.start + self.rows]
+        else:
+            if self._gathered is None:
+                gathered = self._ring.bytes.take(self.slots, axis=0)
+                self._gathered = gathered.reshape(-1).view(self._ring.schema.numpy_row)
+            records = self._gathered
+        return {field.name: records[field.name] for field in self._ring.schema.fields}
+
+    def write_back(self) -> None:
+        """Let changes to `views()` reach the ring."""
+        if self._gathered is not None:
+            rows = self._gathered.view(np.uint8).reshape(self.rows, self._row_bytes)
+            self._ring.bytes[self.slots] = rows
+
+    def _write_runs(self, runs: list[tuple[int, int, int]], offset: int, source: Bytes) -> None:
+        """One copy for each run of neighbouring slots that the bytes touch."""
+        end = offset + len(source)
+        for first_slot, first_row, rows in runs:
+            run_offset = first_row * self._row_bytes
+            low = max(offset, run_offset)
+            high = min(end, run_offset + rows * self._row_bytes)
+            if low < high:
+                base = first_slot * self._row_bytes - run_offset
+                self._ring.flat[base + low : base + high] = source[low - offset : high - offset]
+
+    def _write_scattered(self, offset: int, source: Bytes) -> None:
+        """The rest of a begun row, whole rows at once, the beginning of a last row."""
+        width = self._row_bytes
+        row, within = divmod(offset, width)
+        head = min(width - within, len(source)) if within else 0
+        if head:
+            self._ring.bytes[self.slots[row], within : within + head] = source[:head]
+            row += 1
+        whole = (len(source) - head) // width
+        if whole:
+            body = source[head : head + whole * width].reshape(whole, width)
+            self._ring.bytes[self.slots[row : row + whole]] = body
+        tail = head + whole * width
+        if tail < len(source):
+            self._ring.bytes[self.slots[row + whole], : len(source) - tail] = source[tail:]
+
+
+def _are_neighbours(slots: Indices) -> bool:
+    return int(slots[-1] - slots[0]) == len(slots) - 1 and bool((np.diff(slots) == 1).all())
+
+
+def _runs(slots: Indices) -> list[tuple[int, int, int]] | None:
+    """(first slot, first row, rows) of each run of neighbours; None when there are too many."""
+    breaks = np.flatnonzero(np.diff(slots) != 1) + 1
+    if len(breaks) >= _MOST_RUNS:
+        return None
+    starts = [0, *breaks.tolist(), len(slots)]
+    return [(int(slots[a]), a, b - a) for a, b in zip(starts[:-1], starts[1:], strict=True)]

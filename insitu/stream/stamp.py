@@ -1,0 +1,58 @@
+"""What is known of a batch besides its bytes, and how far each producer has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from insitu.wire.values import Cursor
+
+#: one number for all rows, or one a row
+PerRow = int | Sequence[int] | npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a producer has come: what a resumed service tells it in its WELCOME.
+
+    Args:
+        epoch: the life of the producer; a newer one fences the older.
+        seq: number of its last batch that was taken, from 1; 0 for none.
+        rows: running number of its next sample, drops included.
+        cursor: the producer's own place in its run, as it came with that batch.
+    """
+
+    epoch: int
+    seq: int
+    rows: int
+    cursor: Cursor = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Where a batch comes from.
+
+    Args:
+        first_row: running number of its first sample at the producer.
+        produced_at_ns: wall clock of the producer at push, ns since 1970.
+        task: name of the task, "" for the default one.
+        sample_ids: the producer's own ids by row; None where it gave none, then the row number.
+        flags: bits of `insitu.batch.SampleFlag`.
+    """
+
+    producer_id: str
+    epoch: int
+    seq: int
+    cursor: Cursor
+    first_row: int
+    produced_at_ns: PerRow = 0
+    task: str = ""
+    sample_ids: Sequence[int] | npt.NDArray[np.int64] | None = None
+    flags: PerRow = 0
+
+    def position(self, rows: int) -> Position:
+        """Where the producer stands after this batch of so many rows."""
+        return Position(self.epoch, self.seq, self.first_row + rows, self.cursor)
