@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,13 @@ from torch import Tensor, nn
 from insitu.batch import Batch
 from insitu.errors import OperatorError
 from insitu.normalisation.unit_range import to_unit_range
+
+
+class Headline(NamedTuple):
+    """The score by which results are compared, between tasks and between runs."""
+
+    score: str
+    higher_is_better: bool
 
 
 class Objective(ABC):
@@ -39,6 +47,9 @@ class Objective(ABC):
         label_range: integer field -> smallest and largest label; the service enforces it at the
             door, since a GPU answers a label out of range by aborting the process.
     """
+
+    #: `loss` or a name of `scores`
+    headline: ClassVar[Headline] = Headline("loss", higher_is_better=False)
 
     def __init__(
         self,

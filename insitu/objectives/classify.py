@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from insitu.batch import Batch
-from insitu.objectives.base import Objective
+from insitu.objectives.base import Headline, Objective
 from insitu.objectives.schema_checks import label_field, real_field
 from insitu.schema import Schema
 
@@ -30,6 +30,8 @@ class Classify(Objective):
         >>> objective.input_shape, objective.output_shape, objective.label_range
         ((1, 8, 8), (10,), {'y': (0, 9)})
     """
+
+    headline = Headline("accuracy", higher_is_better=True)
 
     def __init__(
         self,

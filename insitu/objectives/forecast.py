@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from insitu.batch import Batch
-from insitu.objectives.base import Objective
+from insitu.objectives.base import Headline, Objective
 from insitu.objectives.field_error import (
     Distance,
     distance_per_sample,
@@ -38,6 +38,8 @@ class Forecast(Objective):
         >>> objective.losses(objective.predict(nn.Identity(), batch), batch)
         tensor([1., 1.])
     """
+
+    headline = Headline("relative_error", higher_is_better=False)
 
     def __init__(
         self,

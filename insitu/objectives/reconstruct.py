@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from insitu.batch import Batch
-from insitu.objectives.base import Objective
+from insitu.objectives.base import Headline, Objective
 from insitu.objectives.field_error import (
     Distance,
     distance_per_sample,
@@ -35,6 +35,8 @@ class Reconstruct(Objective):
         >>> objective.losses(torch.zeros(3, 2, 5, 7), batch)
         tensor([1., 1., 1.])
     """
+
+    headline = Headline("relative_error", higher_is_better=False)
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from insitu.batch import Batch
-from insitu.objectives.base import Objective
+from insitu.objectives.base import Headline, Objective
 from insitu.objectives.field_error import (
     Distance,
     distance_per_sample,
@@ -34,6 +34,8 @@ class Regress(Objective):
         >>> objective.input_shape, objective.output_shape
         ((3,), (16, 16))
     """
+
+    headline = Headline("relative_error", higher_is_better=False)
 
     def __init__(
         self,
