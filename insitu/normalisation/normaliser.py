@@ -3,7 +3,8 @@
 A stream has no data set to take means from beforehand, so the statistics run along: every fresh
 row is counted once, before it is trained, and all rows (fresh, remembered, held out) are mapped
 with the statistics of that moment. Memories keep raw rows, so old samples follow the statistics.
-Statistics without spread (a dead pixel, a constant field) only have their mean removed.
+Statistics without spread beyond rounding (a dead pixel, a constant field) only have their mean
+removed.
 """
 
 from __future__ import annotations
@@ -79,16 +80,6 @@ class Normaliser:
                 json_schema_extra={"unit": "standard deviations"},
             ),
         ] = None,
-        epsilon: Annotated[
-            float,
-            Field(
-                gt=0.0,
-                lt=1.0,
-                description="a standard deviation below this share of the mean's magnitude is "
-                "rounding noise: only the mean is removed",
-                json_schema_extra={"unit": "ratio"},
-            ),
-        ] = 1e-6,
     ) -> None:
         axes = axes or {}
         check_names(schema, statistics_of, (*axes, *unnormalised))
@@ -105,7 +96,11 @@ class Normaliser:
         }
         self._freeze_after_samples = freeze_after_samples
         self._clip_deviations = clip_deviations
-        self._epsilon = epsilon
+        #: a deviation below this share of the mean is rounding noise of the dtype worked in
+        self._noise = {
+            name: 16 * torch.finfo(_working_dtype(schema[name].dtype)).eps
+            for name in self._statistics
+        }
         self.samples = 0
         self._shift_and_scale: dict[str, tuple[Tensor, Tensor]] = {}
         self._refresh()
@@ -161,7 +156,7 @@ class Normaliser:
     def _refresh(self) -> None:
         for name, statistics in self._statistics.items():
             deviation = statistics.variance().sqrt()
-            has_spread = deviation > self._epsilon * statistics.mean.abs()
+            has_spread = deviation > self._noise[name] * statistics.mean.abs()
             scale = torch.where(has_spread, deviation, torch.ones_like(deviation))
             self._shift_and_scale[name] = (
                 statistics.mean.reshape(statistics.broadcast),
@@ -184,6 +179,10 @@ class Normaliser:
         for name, statistics in self._statistics.items():
             statistics.load_state_dict(state["fields"][name])
         self._refresh()
+
+
+def _working_dtype(dtype: str) -> torch.dtype:
+    return torch.float64 if dtype == "float64" else torch.float32
 
 
 def _real(tensor: Tensor) -> Tensor:

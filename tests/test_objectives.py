@@ -1,0 +1,228 @@
+"""Objectives: one contract for all, and the numbers of each against plain numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from insitu.batch import Batch
+from insitu.component import catalogue
+from insitu.errors import OperatorError
+from insitu.objectives.base import Objective
+from insitu.objectives.classify import Classify
+from insitu.objectives.forecast import Forecast
+from insitu.objectives.reconstruct import Reconstruct
+from insitu.objectives.regress import Regress
+from insitu.schema import Schema
+
+SCHEMA = Schema.of(
+    {
+        "x": ("float32", (2, 3, 4)),
+        "y": ("float32", (2, 3, 4)),
+        "image": ("uint8", (3, 4)),
+        "label": ("uint8", ()),
+        "column": ("int64", (1,)),
+        "parameters": ("float64", (5,)),
+        "number": ("float32", ()),
+        "wave": ("complex64", (2, 3, 4)),
+    }
+)
+CASES: dict[str, list[dict[str, Any]]] = {
+    "classify": [
+        {"target": "label", "classes": 4},
+        {"input": "image", "target": "column", "classes": 3, "label_smoothing": 0.1},
+    ],
+    "reconstruct": [{}, {"input": "image", "loss": "l1"}, {"input": "y", "target": "x"}],
+    "forecast": [{}, {"residual": True, "loss": "l1"}],
+    "regress": [
+        {"input": "parameters", "target": "x"},
+        {"input": "number", "target": "number"},
+    ],
+}
+ALL = [(name, options) for name, cases in CASES.items() for options in cases]
+
+
+class Network(nn.Module):
+    """A linear map between any two shapes."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.output_shape = objective.output_shape
+        inputs, outputs = int(np.prod(objective.input_shape)), int(np.prod(objective.output_shape))
+        self.weight = nn.Parameter(torch.linspace(-1, 1, inputs * outputs).view(outputs, inputs))
+
+    def forward(self, fields: torch.Tensor) -> torch.Tensor:
+        rows = fields.shape[0]
+        return (fields.reshape(rows, self.weight.shape[1]) @ self.weight.T).reshape(
+            rows, *self.output_shape
+        )
+
+
+def make(name: str, options: dict[str, Any]) -> Objective:
+    objective = catalogue("insitu.objectives")[name].build(options, {"schema": SCHEMA})
+    assert isinstance(objective, Objective)
+    return objective
+
+
+def make_batch(rows: int, seed: int = 0) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+    shape = (rows, 2, 3, 4)
+    return Batch.of(
+        {
+            "x": torch.randn(shape, generator=draw),
+            "y": torch.randn(shape, generator=draw),
+            "image": torch.randint(0, 256, (rows, 3, 4), generator=draw, dtype=torch.uint8),
+            "label": torch.randint(0, 4, (rows,), generator=draw, dtype=torch.uint8),
+            "column": torch.randint(0, 3, (rows, 1), generator=draw),
+            "parameters": torch.randn(rows, 5, generator=draw, dtype=torch.float64),
+            "number": torch.randn(rows, generator=draw),
+        }
+    )
+
+
+def test_every_objective_is_in_the_cases() -> None:
+    assert set(catalogue("insitu.objectives")) == set(CASES)
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_contract(name: str, options: dict[str, Any], rows: int) -> None:
+    objective = make(name, options)
+    model, batch = Network(objective), make_batch(rows)
+    before = {field: tensor.clone() for field, tensor in batch.fields.items()}
+    outputs = objective.predict(model, batch)
+    assert outputs.shape == (rows, *objective.output_shape)
+    losses = objective.losses(outputs, batch)
+    assert losses.shape == (rows,)
+    assert losses.dtype == torch.float32
+    assert bool(torch.isfinite(losses).all())
+    torch.autograd.backward(losses.sum())
+    assert model.weight.grad is not None
+    assert bool(model.weight.grad.any()) == (rows > 0)
+    for score in objective.scores(outputs, batch).values():
+        assert score.shape == ()
+        assert not score.requires_grad
+        assert bool(torch.isfinite(score)) == (rows > 0)
+    assert all(torch.equal(before[field], batch.fields[field]) for field in before)
+    assert objective.input_shape == SCHEMA[objective.input_field].shape
+    assert set(objective.fields) <= {field.name for field in SCHEMA.fields}
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_the_loss_of_a_row_does_not_depend_on_the_others(
+    name: str, options: dict[str, Any]
+) -> None:
+    objective, batch = make(name, options), make_batch(6)
+    model = Network(objective)
+    together = objective.losses(objective.predict(model, batch), batch)
+    for row in range(6):
+        alone = batch.select(slice(row, row + 1), 1)
+        loss = objective.losses(objective.predict(model, alone), alone)
+        torch.testing.assert_close(loss[0], together[row])
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_bfloat16_outputs_are_judged_in_float32(name: str, options: dict[str, Any]) -> None:
+    objective, batch = make(name, options), make_batch(3)
+    outputs = objective.predict(Network(objective), batch).to(torch.bfloat16)
+    assert objective.losses(outputs, batch).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_outputs_of_another_shape_are_refused(name: str, options: dict[str, Any]) -> None:
+    objective, batch = make(name, options), make_batch(2)
+    with pytest.raises(OperatorError, match=r"outputs of shape \[7, 9\]"):
+        objective.losses(torch.zeros(2, 7, 9), batch)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_classify_against_numpy(smoothing: float) -> None:
+    objective = Classify(SCHEMA, target="label", classes=4, label_smoothing=smoothing)
+    batch = make_batch(7)
+    logits = np.random.default_rng(1).normal(size=(7, 4))
+    labels = batch.fields["label"].numpy()
+    log_shares = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    wanted = np.eye(4)[labels] * (1 - smoothing) + smoothing / 4
+    outputs = torch.tensor(logits)
+    np.testing.assert_allclose(
+        objective.losses(outputs, batch), -(wanted * log_shares).sum(1), rtol=1e-5
+    )
+    accuracy = objective.scores(outputs, batch)["accuracy"]
+    assert accuracy.item() == pytest.approx((logits.argmax(1) == labels).mean())
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+def test_fields_against_numpy(loss: Any) -> None:
+    batch, outputs = make_batch(4), torch.randn(4, 2, 3, 4, generator=torch.Generator())
+    x, y, o = (t.double().numpy() for t in (batch.fields["x"], batch.fields["y"], outputs))
+    error = (o - y) ** 2 if loss == "mse" else np.abs(o - y)
+    for objective in (
+        Forecast(SCHEMA, loss=loss),
+        Reconstruct(SCHEMA, target="y", loss=loss),
+        Regress(SCHEMA, loss=loss),
+    ):
+        np.testing.assert_allclose(
+            objective.losses(outputs, batch), error.reshape(4, -1).mean(1), rtol=1e-5
+        )
+        scores = objective.scores(outputs, batch)
+        assert scores["rmse"].item() == pytest.approx(np.sqrt(np.mean((o - y) ** 2)), rel=1e-5)
+        relative = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(o, y, strict=True)]
+        assert scores["relative_error"].item() == pytest.approx(np.mean(relative), rel=1e-5)
+    persistence = Forecast(SCHEMA).scores(outputs, batch)["rmse_persistence"]
+    assert persistence.item() == pytest.approx(np.sqrt(np.mean((x - y) ** 2)), rel=1e-5)
+
+
+def test_a_residual_forecast_learns_the_change() -> None:
+    objective, batch = Forecast(SCHEMA, residual=True), make_batch(3)
+
+    class Change(nn.Module):
+        def forward(self, fields: torch.Tensor) -> torch.Tensor:
+            return batch.fields["y"] - batch.fields["x"]
+
+    outputs = objective.predict(Change(), batch)
+    assert float(objective.losses(outputs, batch).max()) < 1e-10
+
+
+def test_integer_images_are_read_in_unit_range() -> None:
+    objective, batch = Reconstruct(SCHEMA, input="image"), make_batch(2)
+    assert torch.equal(objective.inputs(batch), batch.fields["image"].float() / 255)
+    assert float(objective.losses(objective.inputs(batch), batch).max()) == 0.0
+
+
+def test_what_an_objective_says_of_its_fields() -> None:
+    classify = Classify(SCHEMA, target="label", classes=4)
+    assert classify.label_range == {"label": (0, 3)}
+    assert classify.statistics_of == {"x": "x"}
+    assert classify.fields == ("x", "label")
+    assert Forecast(SCHEMA).statistics_of == {"x": "x", "y": "x"}
+    assert Regress(SCHEMA).statistics_of == {"x": "x", "y": "y"}
+    assert Reconstruct(SCHEMA).statistics_of == {"x": "x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("classify", {"input": "nope", "target": "label", "classes": 2}, "'nope'.*does not have"),
+        ("classify", {"target": "x", "classes": 2}, r"'x' is float32\[2, 3, 4\]"),
+        ("classify", {"target": "number", "classes": 2}, r"'number' is float32\[\]"),
+        ("classify", {"input": "wave", "target": "label", "classes": 2}, "complex64"),
+        ("classify", {"target": "label", "classes": 1}, "classes"),
+        ("classify", {"target": "label"}, "classes"),
+        ("classify", {"target": "label", "classes": 2, "label_smoothing": 1.0}, "smoothing"),
+        ("reconstruct", {"target": "image"}, r"'x' \[2, 3, 4\], 'image' \[3, 4\]"),
+        ("reconstruct", {"loss": "huber"}, "loss"),
+        ("forecast", {"target": "gone"}, "target is 'gone'"),
+        ("forecast", {"target": "image"}, r"'x' \[2, 3, 4\], 'image' \[3, 4\]"),
+        ("regress", {"target": "wave"}, "real and imaginary"),
+        ("regress", {"traget": "y"}, "traget: no such option"),
+    ],
+)
+def test_wrong_configuration_is_refused_by_name(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OperatorError, match=message):
+        make(name, options)
