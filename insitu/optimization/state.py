@@ -94,6 +94,8 @@ def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
 def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Take over what `optimizer_state` gave, copying it.
 
+    Build the schedule first: it adds an option (`initial_lr`) to the optimizer's groups.
+
     Raises:
         OperatorError: the state is of other parameters or of another kind of optimizer.
     """
