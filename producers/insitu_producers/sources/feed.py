@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from insitu.errors import InsituError
-from insitu_producers import Producer
+from insitu_producers import Producer, WaitTimeoutError
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -83,7 +83,11 @@ def argument_parser(module: str, description: str, *, stream: str) -> argparse.A
 
 
 def feed(pushes: Iterable[Push], arguments: argparse.Namespace) -> int:
-    """Push everything to every endpoint and wait until it was accepted; returns rows pushed."""
+    """Push everything to every endpoint and wait until it was accepted; returns rows pushed.
+
+    Raises:
+        ProducerError: a service refuses the stream, or had no room for too long.
+    """
     rows = 0
     with ExitStack() as stack:
         producers = [
@@ -100,9 +104,15 @@ def feed(pushes: Iterable[Push], arguments: argparse.Namespace) -> int:
         ]
         for push in paced(pushes, arguments.rate):
             for producer in producers:
-                producer.push(
+                taken = producer.push(
                     push.fields, task=push.task, evaluate=push.evaluate, cursor=push.cursor
                 )
+                if not taken:
+                    raise WaitTimeoutError(
+                        f"a push found no room for {arguments.timeout:g} s",
+                        consequence=f"the source ends after {rows} samples",
+                        remedy="is the service running and learning? see its status, and --timeout",
+                    )
             rows += push.rows
         for producer in producers:
             producer.flush(timeout=arguments.timeout)
