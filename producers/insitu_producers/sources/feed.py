@@ -98,6 +98,7 @@ def feed(pushes: Iterable[Push], arguments: argparse.Namespace) -> int:
                     producer_id=arguments.producer_id,
                     when_full="block",
                     block_timeout_seconds=arguments.timeout,
+                    linger_seconds=min(10.0, arguments.timeout),
                 )
             )
             for endpoint in arguments.endpoint
