@@ -52,10 +52,9 @@ class Blocks:
         """A block for at least `rows` rows that nobody reads any more."""
         if rows > self._rows:
             self._rows = rows
-            made = (
-                Block(self._schema, rows, pin_memory=self._pin_memory) for _ in range(self._count)
-            )
-            self._free = deque(made)
+            self._free.clear()
+            for _ in range(self._count):
+                self._free.append(Block(self._schema, rows, pin_memory=self._pin_memory))
         if not self._free:
             raise InternalError(
                 f"{self._count} draws are out and none was released",
@@ -70,3 +69,7 @@ class Blocks:
     def give_back(self, block: Block) -> None:
         if len(block.rows) == self._rows:  # smaller ones are of the past
             self._free.append(block)
+
+    def give_back_unused(self, block: Block) -> None:
+        """The same block comes next, so that the others keep their batches longer."""
+        self._free.appendleft(block)

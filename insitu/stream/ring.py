@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,14 @@ class Reservation:
             rows = self._gathered.view(np.uint8).reshape(self.rows, self._row_bytes)
             self._ring.bytes[self.slots] = rows
 
+    def publish(self, columns: npt.NDArray[np.int64]) -> None:
+        """Write the provenance of the rows, (rows, len(Column)), and take no more bytes."""
+        self.open = False
+        if self.start >= 0:
+            self._ring.columns[self.start : self.start + self.rows] = columns
+        else:
+            self._ring.columns[self.slots] = columns
+
     def _write_runs(self, runs: list[tuple[int, int, int]], offset: int, source: Bytes) -> None:
         """One copy for each run of neighbouring slots that the bytes touch."""
         end = offset + len(source)
@@ -149,4 +158,4 @@ def _runs(slots: Indices) -> list[tuple[int, int, int]] | None:
     if len(breaks) >= _MOST_RUNS:
         return None
     starts = [0, *breaks.tolist(), len(slots)]
-    return [(int(slots[a]), a, b - a) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [(int(slots[a]), a, b - a) for a, b in pairwise(starts)]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from insitu.batch import Column
+from insitu.errors import ProducerError
 from insitu.wire.values import Cursor
 
 #: one number for all rows, or one a row
@@ -56,3 +58,25 @@ class Stamp:
     def position(self, rows: int) -> Position:
         """Where the producer stands after this batch of so many rows."""
         return Position(self.epoch, self.seq, self.first_row + rows, self.cursor)
+
+
+def provenance(stamp: Stamp, rows: int) -> npt.NDArray[np.int64]:
+    """The (rows, len(Column)) provenance that a stamp tells: all but PRODUCER, TASK and VISIT.
+
+    Raises:
+        ProducerError: times, ids or flags are not one 64-bit number a row.
+    """
+    columns = np.zeros((rows, len(Column)), np.int64)
+    numbers = np.arange(stamp.first_row, stamp.first_row + rows)
+    try:
+        columns[:, Column.ROW] = numbers
+        columns[:, Column.PRODUCED_AT_NS] = stamp.produced_at_ns
+        columns[:, Column.SAMPLE_ID] = numbers if stamp.sample_ids is None else stamp.sample_ids
+        columns[:, Column.FLAGS] = stamp.flags
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ProducerError(
+            f"times, sample ids or flags of a batch do not fit: {error}",
+            allowed=f"one 64-bit number for each of {rows} rows",
+            consequence="the batch is refused",
+        ) from None
+    return columns

@@ -10,10 +10,8 @@ from insitu.errors import OperatorError
 from insitu.schema import Schema
 from insitu.stream.stamp import Position
 
-_KEYS = {
-    "schema", "policy", "pace", "arrivals", "ledger", "positions", "producers", "counters",
-    "generator", "ended", "ending", "rows", "provenance",
-}  # fmt: skip
+_KEYS = {"schema", "scheduler", "positions", "producers", "ended", "rows", "provenance"}
+_SCHEDULER_KEYS = {"policy", "pace", "arrivals", "ledger", "counters", "generator", "ending"}
 
 
 @dataclass
@@ -53,13 +51,15 @@ def to_positions(state: list[list[Any]]) -> dict[str, Position]:
 
 def check(state: Mapping[str, Any], schema: Schema, policy: str, capacity_samples: int) -> None:
     """Refuse a state that does not fit this buffer, and say by name what does not."""
-    if set(state) != _KEYS:
-        _refuse(f"the saved stream buffer has wrong keys: {sorted(set(state) ^ _KEYS)}")
+    for found, wanted in ((state, _KEYS), (state.get("scheduler", {}), _SCHEDULER_KEYS)):
+        if set(found) != wanted:
+            _refuse(f"the saved stream buffer has wrong keys: {sorted(set(found) ^ wanted)}")
     theirs = Schema.of({name: (dtype, tuple(shape)) for name, dtype, shape in state["schema"]})
     if theirs != schema:
         _refuse(f"the saved stream buffer is of another schema: {schema.difference(theirs)}")
-    if set(state["policy"]) != {policy}:
-        _refuse(f"the saved buffer policy is {', '.join(state['policy'])}, configured is {policy}")
+    saved_policy = ", ".join(state["scheduler"]["policy"])
+    if saved_policy != policy:
+        _refuse(f"the saved buffer policy is {saved_policy}, the configured one is {policy}")
     if len(state["rows"]) > capacity_samples:
         _refuse(
             f"the saved stream buffer holds {len(state['rows'])} samples, "

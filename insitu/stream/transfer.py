@@ -45,7 +45,7 @@ class Transfer:
         assert draw.block is not None
         rows = draw.block.rows[: batch.rows].to(self._device, non_blocking=True)
         if self._device.type == "cuda":
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self._device))
             draw.block.copied = event
         moved = batch.with_fields(typed_views(self._schema, rows))

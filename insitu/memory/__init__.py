@@ -1,0 +1,1 @@
+"""Episodic memories: what replay draws from."""

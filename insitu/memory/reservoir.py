@@ -1,0 +1,62 @@
+"""Reservoir sampling: every sample so far is remembered with the same probability.
+
+Vitter, "Random Sampling with a Reservoir", ACM TOMS 11 (1985), algorithm R. Sample number t
+(from 1) takes slot t while there are free ones; afterwards it takes a uniform slot below t if
+that is one of the memory's, else it is passed over. So after n samples each of them is in a
+memory of N with probability N / n.
+
+Deviation: a whole batch at a time. Each row has its own random number and of several rows for
+one slot the last stays, so the outcome has exactly the distribution of one row after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from insitu.batch import Batch
+from insitu.errors import OperatorError
+from insitu.memory.base import Memory
+from insitu.sampling import Indices
+
+
+class Reservoir(Memory):
+    """Remembers a uniform choice of all samples so far.
+
+    Example:
+        >>> memory = Reservoir(2, torch.device("cpu"), torch.Generator().manual_seed(0))
+        >>> memory.add(Batch.of({"x": torch.arange(5.0)}))
+        >>> len(memory), memory.sample(3).rows
+        (2, 3)
+    """
+
+    def __init__(
+        self, capacity_samples: int, device: torch.device, generator: torch.Generator
+    ) -> None:
+        super().__init__(capacity_samples, device, generator)
+        #: samples that were offered so far
+        self.offered = 0
+
+    def _place(self, batch: Batch, rows: Indices) -> Indices:
+        number = np.arange(self.offered, self.offered + len(rows))  # from 0
+        self.offered += len(rows)
+        draws = torch.rand(len(rows), dtype=torch.float64, generator=self._generator).numpy()
+        slots: Indices = (draws * (number + 1)).astype(np.int64)
+        free = number < self.capacity_samples
+        slots[free] = number[free]
+        slots[slots >= self.capacity_samples] = -1
+        return slots
+
+    def _policy_state(self) -> dict[str, Any]:
+        return {"offered": self.offered}
+
+    def _load_policy_state(self, state: Mapping[str, Any]) -> None:
+        if set(state) != {"offered"}:
+            raise OperatorError(f"the saved reservoir has {sorted(state)}", allowed="offered")
+        self.offered = int(state["offered"])
+
+
+COMPONENT = Reservoir

@@ -1,0 +1,132 @@
+"""Preallocated room for samples: one tensor a field, and what is known of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from insitu.batch import Batch, Column
+from insitu.errors import InternalError, OperatorError
+from insitu.sampling import Indices
+
+
+class SampleStore:
+    """Slots `[0, capacity)` with samples in them, on one device.
+
+    Field tensors are made at the first write, with the dtype and shape of what is written, and
+    their pages are touched at once. Data stays on the device; slots, provenance and counters
+    live on the CPU, so nothing here waits for the device.
+
+    Args:
+        capacity_samples: slots.
+        device: of the field tensors and losses.
+    """
+
+    def __init__(self, capacity_samples: int, device: torch.device) -> None:
+        if capacity_samples < 1:
+            raise OperatorError(f"a memory of {capacity_samples} samples", allowed="1 or more")
+        self.capacity_samples = capacity_samples
+        self.device = device
+        self.fields: dict[str, Tensor] = {}
+        self.provenance = torch.zeros(capacity_samples, len(Column), dtype=torch.int64)
+        self.times_replayed = torch.zeros(capacity_samples, dtype=torch.int64)
+        #: loss per sample when it was last seen, NaN when it was not told
+        self.last_loss = torch.full((capacity_samples,), torch.nan, device=device)
+
+    def write(self, slots: Indices, batch: Batch, rows: Indices, losses: Tensor | None) -> None:
+        """Put rows of a batch into slots, all different; what was there is forgotten."""
+        if len(slots) == 0:
+            return
+        if not self.fields:
+            self._make_fields(batch.fields)
+        self._check_fields(batch.fields)
+        to = self._index(slots, self.device)
+        source_devices = {tensor.device for tensor in batch.fields.values()}
+        sources = {device: self._index(rows, device) for device in source_devices}
+        for name, tensor in batch.fields.items():
+            chosen = tensor.detach().index_select(0, sources[tensor.device])
+            self.fields[name].index_copy_(0, to, chosen.to(self.device, non_blocking=True))
+        kept = torch.from_numpy(rows)
+        places = torch.from_numpy(slots)
+        self.provenance.index_copy_(0, places, batch.provenance.index_select(0, kept))
+        self.times_replayed.index_fill_(0, places, 0)
+        if losses is None:
+            self.last_loss.index_fill_(0, to, torch.nan)
+        else:
+            chosen = losses.detach().index_select(0, self._index(rows, losses.device))
+            self.last_loss.index_copy_(0, to, chosen.to(self.device, torch.float32))
+
+    def read(self, slots: Indices) -> Batch:
+        """The samples of some slots, copied, as replayed rows; counts them as replayed."""
+        index = self._index(slots, self.device)
+        fields = {name: tensor.index_select(0, index) for name, tensor in self.fields.items()}
+        places = torch.from_numpy(slots)
+        self.times_replayed.index_add_(0, places, torch.ones_like(places))
+        return Batch(fields, self.provenance.index_select(0, places), 0)
+
+    def state_dict(self, length: int) -> dict[str, Any]:
+        """Slots `[0, length)` as views of the live tensors, as modules give theirs."""
+        return {
+            "fields": {name: tensor[:length] for name, tensor in self.fields.items()},
+            "provenance": self.provenance[:length],
+            "times_replayed": self.times_replayed[:length],
+            "last_loss": self.last_loss[:length],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> int:
+        """Fill slots `[0, length)` and return the length."""
+        wanted = {"fields", "provenance", "times_replayed", "last_loss"}
+        if set(state) != wanted:
+            raise OperatorError(
+                f"the saved memory has wrong keys: {sorted(set(state) ^ wanted)}",
+                consequence="it cannot be resumed",
+            )
+        length = len(state["provenance"])
+        if length > self.capacity_samples:
+            raise OperatorError(
+                f"the saved memory holds {length} samples",
+                allowed=f"at most memory.capacity_samples, {self.capacity_samples}",
+                consequence="it cannot be resumed",
+            )
+        if state["fields"] and not self.fields:
+            self._make_fields(state["fields"])
+        if state["fields"]:
+            self._check_fields(state["fields"])
+        for name, tensor in state["fields"].items():
+            self.fields[name][:length] = tensor
+        self.provenance[:length] = state["provenance"]
+        self.times_replayed[:length] = state["times_replayed"]
+        self.last_loss[:length] = state["last_loss"]
+        return length
+
+    def _make_fields(self, like: Mapping[str, Tensor]) -> None:
+        for name, tensor in like.items():
+            shape = (self.capacity_samples, *tensor.shape[1:])
+            try:
+                room = torch.empty(shape, dtype=tensor.dtype, device=self.device)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                size_bytes = int(np.prod(shape)) * tensor.element_size()
+                self.fields.clear()
+                raise OperatorError(
+                    f"a memory of {self.capacity_samples} samples needs {size_bytes} bytes for "
+                    f"field {name!r} on {self.device}, which are not there: {error}",
+                    remedy="lower memory.capacity_samples",
+                ) from error
+            self.fields[name] = room.zero_()
+
+    def _check_fields(self, fields: Mapping[str, Tensor]) -> None:
+        ours = {name: (t.dtype, tuple(t.shape[1:])) for name, t in self.fields.items()}
+        theirs = {name: (t.dtype, tuple(t.shape[1:])) for name, t in fields.items()}
+        if ours != theirs:
+            raise InternalError(f"a memory of {ours} was given {theirs}")
+
+    def _index(self, numbers: Indices, device: torch.device) -> Tensor:
+        index = torch.from_numpy(numbers)
+        if device.type != "cuda":
+            return index.to(device)
+        # from pinned memory the copy does not wait for what the device still has to do
+        return index.pin_memory().to(device, non_blocking=True)
