@@ -1,0 +1,185 @@
+"""Small learning set-ups that several tests share: streams, models, trainers, states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from insitu.batch import Batch
+from insitu.component import catalogue
+from insitu.memory.base import Memory
+from insitu.normalisation import Normaliser
+from insitu.objectives.base import Objective
+from insitu.optimization import build_optimizer, build_schedule
+from insitu.schema import Schema
+from insitu.strategies.base import Strategy
+from insitu.trainer import Trainer
+
+INPUTS, CLASSES = 6, 4
+
+OBJECTIVES: dict[str, tuple[Schema, dict[str, Any]]] = {
+    "classify": (
+        Schema.of({"x": ("float32", (INPUTS,)), "y": ("int64", ())}),
+        {"classes": CLASSES},
+    ),
+    "regress": (
+        Schema.of({"x": ("float64", (INPUTS,)), "y": ("float32", (3,))}),
+        {},
+    ),
+    "reconstruct": (Schema.of({"x": ("float32", (INPUTS,))}), {}),
+}
+
+
+def make_objective(name: str) -> Objective:
+    schema, options = OBJECTIVES[name]
+    objective: Objective = catalogue("insitu.objectives")[name].build(options, {"schema": schema})
+    return objective
+
+
+def make_model(objective: Objective, seed: int = 0, *, dropout: float = 0.0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(objective.input_shape[0], 8),
+            nn.Tanh(),
+            nn.Dropout(dropout),
+            nn.Linear(8, objective.output_shape[0]),
+        )
+
+
+def make_memory(capacity: int = 64, seed: int = 1) -> Memory:
+    parts = {
+        "capacity_samples": capacity,
+        "device": torch.device("cpu"),
+        "generator": generator(seed),
+    }
+    memory: Memory = catalogue("insitu.memory")["reservoir"].build({}, parts)
+    return memory
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+#: options under which a strategy does something within a few small batches
+LIVELY: dict[str, dict[str, Any]] = {
+    "replay": {"samples_per_step": 5},
+    "online_ewc": {"strength": 10.0, "fisher_samples": 20},
+}
+
+
+def make_strategy(
+    name: str,
+    model: nn.Module,
+    objective: Objective,
+    normaliser: Normaliser | None = None,
+    *,
+    seed: int = 1,
+) -> Strategy:
+    parts = {
+        "model": model,
+        "objective": objective,
+        "normaliser": normaliser,
+        "generator": generator(seed),
+        "memory": make_memory(seed=seed),
+    }
+    component = catalogue("insitu.strategies")[name]
+    strategy: Strategy = component.build(LIVELY.get(name, {}), parts)
+    return strategy
+
+
+@dataclass
+class Setup:
+    """What a trainer is made of, all seeded, by plain choices."""
+
+    objective: str = "classify"
+    strategies: Sequence[str] = ()
+    normalise: bool = True
+    optimizer: str = "AdamW"
+    schedule: str | None = "ExponentialLR"
+    dropout: float = 0.0
+    seed: int = 0
+
+    def trainer(self, **options: Any) -> Trainer:
+        objective = make_objective(self.objective)
+        model = make_model(objective, self.seed, dropout=self.dropout)
+        schema = OBJECTIVES[self.objective][0]
+        normaliser = Normaliser(schema, objective.statistics_of) if self.normalise else None
+        strategies = [
+            make_strategy(name, model, objective, normaliser, seed=self.seed + i + 1)
+            for i, name in enumerate(self.strategies)
+        ]
+        optimizer = build_optimizer(self.optimizer, model.named_parameters(), {"lr": 0.01})
+        rate = {"gamma": 0.99} if self.schedule else {}
+        schedule = build_schedule(self.schedule, optimizer, rate, warmup_steps=2)
+        return Trainer(
+            model,
+            objective,
+            optimizer,
+            schedule=schedule,
+            strategies=strategies,
+            normaliser=normaliser,
+            **options,
+        )
+
+
+def make_batch(objective: str, rows: int, seed: int, *, task: int = 0) -> Batch:
+    """Random rows whose targets depend on the inputs and on the task."""
+    random = generator(seed)
+    x = torch.randn(rows, INPUTS, generator=random) * 2.0 + 1.0
+    if objective == "classify":
+        y = (x[:, :2] > 1.0).long() @ torch.tensor([1, 2])
+        return Batch.of({"x": x, "y": (y + task) % CLASSES}, task=task)
+    if objective == "regress":
+        return Batch.of({"x": x.double(), "y": (x[:, :3] * x[:, 3:] + task)}, task=task)
+    return Batch.of({"x": x}, task=task)
+
+
+def stream(objective: str, batches: int, rows: int = 7, *, task: int = 0) -> Iterator[Batch]:
+    for number in range(batches):
+        yield make_batch(objective, rows, seed=1000 * task + number, task=task)
+
+
+def copied(state: Any) -> Any:
+    """A state with tensors of its own, as a checkpoint would hold it."""
+    return mapped(state, lambda tensor: tensor.detach().clone())
+
+
+def mapped(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(state, Tensor):
+        return change(state)
+    if isinstance(state, Mapping):
+        assert all(isinstance(key, str) for key in state), f"keys are strings: {list(state)}"
+        return {key: mapped(value, change) for key, value in state.items()}
+    if isinstance(state, list):
+        return [mapped(value, change) for value in state]
+    assert state is None or isinstance(state, bool | int | float | str), type(state)
+    return state
+
+
+def assert_same(one: Any, other: Any, where: str = "state") -> None:
+    """Bit by bit, dtypes included."""
+    assert type(one) is type(other), where
+    if isinstance(one, Tensor):
+        assert one.dtype == other.dtype, where
+        assert one.shape == other.shape, where
+        assert torch.equal(bits(one), bits(other)), where
+    elif isinstance(one, Mapping):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """Comparable where NaN equals NaN."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
