@@ -1,0 +1,234 @@
+"""The one table of all metrics: what the service counts, in which unit, and what it means.
+
+Names follow Prometheus: one prefix, base units, `_total` for what only grows, timestamps rather
+than ages. Every label is bounded: `LABELS` gives the values that are there from the start, with
+0, and how many there may be; what comes beyond is added up under `other`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from insitu.hooks import ALERTS, EVENTS
+from insitu.report import PHASES
+from insitu.wire.messages import RESEND_CODES, NackCode, RefusalCode
+
+Kind = Literal["counter", "gauge", "summary", "info"]
+
+#: the label value that stands for all that came after the label was full
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label and its bounds.
+
+    Args:
+        meaning: what its values are.
+        values: values that exist from the start.
+        most_values: how many distinct values are kept apart.
+    """
+
+    name: str
+    meaning: str
+    values: tuple[str, ...] = ()
+    most_values: int = 32
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Args:
+        name: as exposed, with prefix and suffixes.
+        kind: of Prometheus; a summary here is a sum and a count, without quantiles.
+        unit: in words; empty for a figure without one.
+        labels: names of `LABELS`, in order.
+        meaning: one sentence.
+        overflow: what `other` holds when a label is full: the sum, or the mean.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    meaning: str
+    overflow: Literal["sum", "mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        assert self.name.startswith("insitu_"), self.name
+        assert (self.kind == "counter") == self.name.endswith("_total"), self.name
+        assert (self.kind == "info") == self.name.endswith("_info"), self.name
+        assert set(self.labels) <= LABELS.keys(), self.labels
+
+
+_LABELS = (
+    Label("phase", "phase of a training step", tuple(PHASES)),
+    Label("source", "where the samples came from", ("fresh", "replayed")),
+    Label("reason", "why, in a word", ()),
+    Label("task", "name of the task, the first 64 to arrive", (), 64),
+    Label("producer", "producer id, the first 64 to connect", (), 64),
+    Label("objective", "name of the objective"),
+    Label("strategy", "name of the strategy"),
+    Label("figure", "name of the figure"),
+    Label("kind", "kind of alert", tuple(ALERTS)),
+    Label("hook", "name of the hook", (), 64),
+    Label("event", "event of the hook", tuple(EVENTS)),
+    Label("device", "device of the model"),
+    Label("version", "version of insitu"),
+    Label("torch", "version of torch"),
+    Label("python", "version of Python"),
+)
+
+#: name -> label
+LABELS: Mapping[str, Label] = {label.name: label for label in _LABELS}
+
+#: metric -> the values of its `reason` label that are there from the start
+REASONS: Mapping[str, tuple[str, ...]] = {
+    "insitu_quarantined_samples_total": tuple(
+        code.value for code in NackCode if code not in RESEND_CODES
+    ),
+    "insitu_refused_messages_total": ("malformed", "no_session", "too_big", "unexpected"),
+    "insitu_refused_sessions_total": tuple(code.value for code in RefusalCode),
+}
+
+
+def _counter(name: str, unit: str, labels: tuple[str, ...], meaning: str) -> Metric:
+    return Metric(f"insitu_{name}_total", "counter", unit, labels, meaning)
+
+
+def _gauge(
+    name: str,
+    unit: str,
+    labels: tuple[str, ...],
+    meaning: str,
+    overflow: Literal["sum", "mean"] = "sum",
+) -> Metric:
+    return Metric(f"insitu_{name}", "gauge", unit, labels, meaning, overflow)
+
+
+_STREAM = (
+    _counter("received_samples", "samples", (), "Samples of complete batches that came in."),
+    _counter("received_bytes", "bytes", (), "Bytes of payload that came in."),
+    _counter("accepted_samples", "samples", (), "Samples taken into the stream buffer."),
+    _counter("probe_samples", "samples", (), "Held-out samples that came in to be measured only."),
+    _counter(
+        "trained_samples", "samples", ("source",),
+        "Rows trained; a sample that is drawn or replayed again counts again.",
+    ),
+    _counter("dropped_samples", "samples", (), "Samples that the full buffer gave up unseen."),
+    _counter(
+        "quarantined_samples", "samples", ("reason",), "Samples refused because of their values."
+    ),
+    _counter("duplicate_batches", "batches", (), "Batches that came again and were left out."),
+    _counter(
+        "lost_samples", "samples", (),
+        "Samples missing for good: acknowledged in memory by an earlier life of the service.",
+    ),
+    _counter("go_backs", "times", (), "Times a producer was asked to send again from a gap on."),
+    _counter("full_batches", "batches", (), "Batches that found no room and were asked for again."),
+    _counter("clipped_values", "values", (), "Non-finite values that were mended."),
+    _counter("refused_messages", "messages", ("reason",), "Messages that were not acted on."),
+    _counter("refused_sessions", "times", ("reason",), "Producers that were turned away."),
+    _counter("expired_sessions", "sessions", (), "Sessions ended because nothing was heard."),
+    _counter("fenced_sessions", "sessions", (), "Sessions ended by a newer one of the same id."),
+    _counter("unsent_messages", "messages", (), "Answers that could not be sent."),
+)  # fmt: skip
+
+_BUFFER = (
+    _gauge("buffer_capacity_samples", "samples", (), "Slots of the stream buffer."),
+    _gauge("buffer_free_samples", "samples", (), "Free slots."),
+    _gauge("buffer_unseen_samples", "samples", (), "Samples that wait for their first training."),
+    _gauge("buffer_seen_samples", "samples", (), "Samples kept for another draw."),
+    _gauge("buffer_task_samples", "samples", ("task",), "Samples in the buffer by task."),
+    _gauge("memory_capacity_samples", "samples", (), "Slots of the episodic memories."),
+    _gauge("memory_samples", "samples", (), "Samples in the episodic memories."),
+    _gauge("memory_task_samples", "samples", ("task",), "Samples in the memories by task."),
+)
+
+_PRODUCERS = (
+    _gauge("sessions", "sessions", (), "Producers that are connected."),
+    _gauge("producer_credit_bytes", "bytes", ("producer",), "Credit granted and not yet used."),
+    _counter(
+        "producer_blocked_seconds", "seconds", ("producer",),
+        "Time that pushes waited for room, as told by the producer.",
+    ),
+    _counter(
+        "producer_pushed_samples", "samples", ("producer",),
+        "Samples given to push, as told by the producer.",
+    ),
+    _counter(
+        "producer_dropped_samples", "samples", ("producer",),
+        "Samples the producer dropped by its policy, as told by the producer.",
+    ),
+    _counter(
+        "producer_accepted_samples", "samples", ("producer",), "Samples taken from the producer."
+    ),
+)  # fmt: skip
+
+_TRAINING = (
+    _counter("steps", "steps", (), "Training steps done, skipped ones included."),
+    _counter("skipped_steps", "steps", (), "Steps without an update: something was not finite."),
+    _counter("rollbacks", "times", (), "Returns to the newest good checkpoint."),
+    _counter("step_seconds", "seconds", ("phase",), "Time spent, by phase of the step."),
+    _gauge(
+        "loss", "", ("objective", "source"),
+        "Mean loss of the newest step, without penalties.", "mean",
+    ),
+    _gauge("penalty", "", ("strategy",), "Penalty of the newest step.", "mean"),
+    _gauge("score", "", ("figure",), "Figure of the newest fresh rows before the update.", "mean"),
+    _gauge("strategy_figure", "", ("strategy", "figure"), "What a strategy tells.", "mean"),
+    _gauge("learning_rate", "", (), "Learning rate of the newest step."),
+    _gauge("gradient_norm", "", (), "L2 norm of the newest gradient before clipping."),
+    Metric(
+        "insitu_sample_age_seconds", "summary", "seconds", (),
+        "Time from push to first training of fresh samples.",
+    ),
+    _gauge("last_step_timestamp_seconds", "seconds", (), "End of the newest step, since 1970."),
+    _counter("ended_tasks", "visits", (), "Task visits that have ended and were consolidated."),
+    _gauge("tasks", "tasks", (), "Tasks that are known."),
+    _gauge(
+        "evaluation_score", "", ("task", "figure"),
+        "Newest figure on the held-out probes of a task.", "mean",
+    ),
+    _gauge(
+        "evaluation_forgetting", "", ("task", "figure"),
+        "By how much that figure is worse than at its best.", "mean",
+    ),
+    _gauge("evaluation_probe_samples", "samples", ("task",), "Held-out probes of a task."),
+)  # fmt: skip
+
+_SERVICE = (
+    _counter("checkpoints", "checkpoints", (), "Checkpoints written."),
+    _counter("checkpoint_failures", "checkpoints", (), "Checkpoints that could not be written."),
+    _counter("checkpoints_skipped", "checkpoints", (), "Left out: the disk had not kept up."),
+    _gauge("checkpoint_capture_seconds", "seconds", (), "Time the newest held the learner."),
+    _gauge("checkpoint_duration_seconds", "seconds", (), "Time to write the newest."),
+    _gauge("checkpoint_size_bytes", "bytes", (), "Size of the tensors of the newest."),
+    _gauge(
+        "checkpoint_last_success_timestamp_seconds", "seconds", (),
+        "When the newest was on the disk, since 1970; 0 before the first.",
+    ),
+    _counter("hook_calls", "events", ("hook", "event"), "Events that a hook began to act on."),
+    _counter("hook_failures", "events", ("hook", "event"), "Events on which it failed."),
+    _counter("hook_timeouts", "events", ("hook", "event"), "Events on which it took too long."),
+    _counter("hook_dropped", "events", ("hook", "event"), "Events it was too busy or stuck for."),
+    _counter("alerts", "alerts", ("kind",), "Alerts raised."),
+    _gauge(
+        "gpu_memory_allocated_bytes", "bytes", (), "GPU memory in tensors; 0 without a GPU."
+    ),
+    _gauge("gpu_memory_reserved_bytes", "bytes", (), "GPU memory held by the allocator."),
+    _gauge("gpu_memory_capacity_bytes", "bytes", (), "GPU memory of the device."),
+    _gauge("ready", "", (), "1 when the service takes new samples, else 0."),
+    _gauge("start_timestamp_seconds", "seconds", (), "Start of the service, since 1970."),
+    _counter("unknown_readings", "readings", (), "Readings not in this table: an error of ours."),
+    Metric(
+        "insitu_build_info", "info", "", ("version", "torch", "python", "device"),
+        "What runs here.",
+    ),
+)  # fmt: skip
+
+#: all metrics, in the order of the documentation
+METRICS: tuple[Metric, ...] = (*_STREAM, *_BUFFER, *_PRODUCERS, *_TRAINING, *_SERVICE)
