@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from insitu.checkpoint import (
     CheckpointDamaged,
     CheckpointFailed,
+    NoGoodCheckpoint,
     SnapshotBuffers,
     list_checkpoints,
     newest_good,
@@ -106,7 +107,7 @@ def test_any_flipped_bit_is_found_or_harmless(tmp_path: Path, data: st.DataObjec
 def test_all_damaged_is_an_error_that_names_them(tmp_path: Path) -> None:
     for path in saved(tmp_path, 1, 2):
         (path / "manifest.json").write_text("[]")
-    with pytest.raises(OperatorError, match=r"all 2 checkpoints.*0002.*0001"):
+    with pytest.raises(NoGoodCheckpoint, match=r"all 2 checkpoints.*0002.*0001"):
         newest_good(tmp_path)
 
 

@@ -21,7 +21,6 @@ import xxhash
 from insitu.checkpoint.tree import flatten, unflatten
 from insitu.errors import OperatorError
 
-MANIFEST_NAME = "manifest.json"
 FORMAT = "insitu-checkpoint"
 FORMAT_VERSION = 1
 _SELF = "manifest_xxh3_128"

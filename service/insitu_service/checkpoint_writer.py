@@ -28,13 +28,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckpointCounters:
-    """What the writer has done so far; the `last_` figures are of the newest good checkpoint."""
+    """What the writer has done so far; the `last_` figures are of the newest good checkpoint.
+
+    `failing` says that the newest attempt was in vain.
+    """
 
     written: int = 0
     failures: int = 0
     last_duration_seconds: float = 0.0
     last_success_timestamp_seconds: float = 0.0
     last_size_bytes: int = 0
+    last_path: Path | None = None
+    failing: bool = False
 
 
 class CheckpointWriter:
@@ -143,6 +148,8 @@ class CheckpointWriter:
             last_duration_seconds=time.monotonic() - began,
             last_success_timestamp_seconds=time.time(),
             last_size_bytes=size_bytes,
+            last_path=path,
+            failing=False,
         )
         log.info("checkpoint %s written, %d bytes of tensors", path, size_bytes)
         self._prune(path)
@@ -155,7 +162,7 @@ class CheckpointWriter:
             log.warning("old checkpoints in %s cannot be removed: %s", self._root, error)
 
     def _failed(self, work: _Work, error: Exception) -> None:
-        self._counters = replace(self._counters, failures=self._counters.failures + 1)
+        self._counters = replace(self._counters, failures=self._counters.failures + 1, failing=True)
         kept = len(list_checkpoints(self._root))
         log.error("checkpoint of step %d failed, %d earlier stay: %s", work.step, kept, error)
         work.future.set_exception(error)
