@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from learning import Setup, assert_same, copied, make_batch, make_model, make_objective, stream
 from torch import Tensor, nn
 
 from insitu.batch import Batch, Column
@@ -19,6 +18,7 @@ from insitu.schema import Schema
 from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import NonFiniteLoss, Trainer
 from insitu.trainer.gradients import clip, gradient_norm
+from learning import Setup, assert_same, copied, make_batch, make_model, make_objective, stream
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:

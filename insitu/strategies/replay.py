@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -68,7 +69,11 @@ class ExperienceReplay(Strategy):
         self.memory.add(fresh, observation.losses[: fresh.rows])
 
     def metrics(self) -> Mapping[str, Tensor | float]:
-        return {"memory_samples": float(len(self.memory))}
+        replayed = self.memory.times_replayed.to(torch.float64)
+        return {
+            "memory_samples": float(len(self.memory)),
+            "times_replayed_mean": replayed.mean() if len(replayed) else 0.0,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"memory": self.memory.state_dict()}
