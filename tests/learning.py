@@ -100,6 +100,7 @@ class Setup:
     strategies: Sequence[str] = ()
     normalise: bool = True
     optimizer: str = "AdamW"
+    learning_rate: float = 0.01
     schedule: str | None = "ExponentialLR"
     dropout: float = 0.0
     seed: int = 0
@@ -113,7 +114,9 @@ class Setup:
             make_strategy(name, model, objective, normaliser, seed=self.seed + i + 1)
             for i, name in enumerate(self.strategies)
         ]
-        optimizer = build_optimizer(self.optimizer, model.named_parameters(), {"lr": 0.01})
+        optimizer = build_optimizer(
+            self.optimizer, model.named_parameters(), {"lr": self.learning_rate}
+        )
         rate = {"gamma": 0.99} if self.schedule else {}
         schedule = build_schedule(self.schedule, optimizer, rate, warmup_steps=2)
         return Trainer(
