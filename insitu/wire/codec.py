@@ -107,7 +107,7 @@ def _unpack(frame: Payload) -> list[Any]:
     if len(frame) > MAX_HEADER_BYTES:
         raise WireError(f"the header has {len(frame)} bytes", allowed=f"up to {MAX_HEADER_BYTES}")
     try:
-        values = msgpack.unpackb(frame, max_map_len=0, max_ext_len=0)
+        values = msgpack.unpackb(frame)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(
             f"the header does not parse: {type(error).__name__} {_short(str(error))}",
