@@ -133,7 +133,8 @@ def test_every_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     raw = torch.randint(0, 2, (24 * dtype.itemsize,), dtype=torch.uint8)
     values = raw.view(dtype).view(2, 3, 4)
     state = {"dense": values, "strided": values[:, ::2, 1::2], "scalar": values[0, 0, 0],
-             "empty": values[:0], "transposed": values.mT}  # fmt: skip
+             "empty": values[:0], "transposed": values.mT,
+             "one of stride 0": values[:1, 0, 0].as_strided((1,), (0,))}  # fmt: skip
     restored, _ = read_checkpoint(saved(tmp_path, state))
     assert same(state, restored)
 

@@ -39,7 +39,9 @@ def _copy_on_host(view: Tensor, tensor: Tensor) -> None:
 
 
 def _as_bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    array: npt.NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
+    # a dense tensor may still have any stride in a dimension of one element
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
+    array: npt.NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return array
 
 

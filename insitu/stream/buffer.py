@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from insitu.batch import Batch, Column
@@ -124,6 +125,8 @@ class StreamBuffer:
         self._producers: dict[str, int] = {}
         self._condition = threading.Condition(threading.Lock())
         self._waiting = self._interrupted = self._saving = self._ended = False
+        self._shut = False
+        self._saved_rows = torch.empty((0, schema.row_bytes), dtype=torch.uint8)
         self._room_wanted = False  # a reservation failed
         self._room_made = False  # slots became free that somebody may wait for
 
@@ -155,8 +158,20 @@ class StreamBuffer:
             self._scheduler.counters.reserved += rows
         return Reservation(self._ring, slots)
 
-    def commit(self, reservation: Reservation, stamp: Stamp) -> None:
+    def commit(
+        self,
+        reservation: Reservation,
+        stamp: Stamp,
+        *,
+        keep: npt.NDArray[np.bool_] | None = None,
+    ) -> bool:
         """Publish the rows of a filled reservation, and the producer's position with them.
+
+        Args:
+            keep: (rows,) which rows enter, the others are quarantined; None for all.
+
+        Returns:
+            False when the buffer is shut: nothing entered, and nothing may be acknowledged.
 
         Raises:
             ProducerError: the task is one too many, or ids or flags are not one a row; the
@@ -165,17 +180,25 @@ class StreamBuffer:
         assert reservation.open, "a reservation is committed once"
         rows, task = reservation.rows, stamp.task or DEFAULT_TASK
         columns = provenance(stamp, rows)
+        slots, refused = reservation.slots, reservation.slots[:0]
+        if keep is not None:
+            slots, refused = reservation.slots[keep], reservation.slots[~keep]
         with self._condition:
+            if self._shut:
+                return False
             self._ledger.index_of(task)
             producer = self._producers.setdefault(stamp.producer_id, len(self._producers))
             columns[:, Column.PRODUCER] = producer
             reservation.publish(columns)
-            self._scheduler.arrivals.push(stamp.producer_id, task, reservation.slots)
+            if len(slots):
+                self._scheduler.arrivals.push(stamp.producer_id, task, slots)
+            self._free.push(refused)
             self._positions[stamp.producer_id] = stamp.position(rows)
             self._scheduler.counters.reserved -= rows
-            self._scheduler.counters.received += rows
+            self._scheduler.counters.received += len(slots)
             if self._waiting:
                 self._condition.notify_all()
+        return True
 
     def abandon(self, reservation: Reservation) -> None:
         """Give the slots of a reservation back that will not be committed."""
@@ -204,6 +227,15 @@ class StreamBuffer:
         with self._condition:
             self._scheduler.arrivals.mark_left(producer_id)
             self._condition.notify_all()
+
+    def task_index(self, name: str) -> int:
+        """Index of a task by its name; a new name gets the next one.
+
+        Raises:
+            ProducerError: there are too many names already.
+        """
+        with self._condition:
+            return self._ledger.index_of(name)
 
     def free_samples(self) -> int:
         """Slots that reservations can get now."""
@@ -282,6 +314,11 @@ class StreamBuffer:
         with self._condition:
             self._ended = self._scheduler.ending = False
 
+    def shut(self) -> None:
+        """Take nothing more, for good: what comes after the last checkpoint would be lost."""
+        with self._condition:
+            self._shut = True
+
     def is_exhausted(self) -> bool:
         """The stream is over and every sample was drawn."""
         with self._condition:
@@ -295,6 +332,11 @@ class StreamBuffer:
             self._condition.notify_all()
 
     # ---- for everybody --------------------------------------------------------------------
+
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks by index."""
+        with self._condition:
+            return self._ledger.names
 
     def snapshot(self) -> BufferStatus:
         """Fill and counters at this moment."""
@@ -321,7 +363,8 @@ class StreamBuffer:
 
         Call it from the learner's thread, between two draws: the rows are copied outside of the
         lock, which is safe because only draws (and drops, held off meanwhile) free them.
-        Reservations that are not committed are no part of it.
+        Reservations that are not committed are no part of it. The rows lie in memory that the
+        next call writes to.
         """
         with self._condition:
             held = self._scheduler.held()
@@ -337,7 +380,12 @@ class StreamBuffer:
             self._saving = True
         try:
             index = torch.from_numpy(held)
-            state["rows"] = self._ring.rows.index_select(0, index)
+            # into memory that was touched before: fresh pages cost several times the copy
+            if len(held) > len(self._saved_rows):
+                shape = len(held), self.schema.row_bytes
+                self._saved_rows = torch.empty(shape, dtype=torch.uint8)
+            rows = self._saved_rows[: len(held)]
+            state["rows"] = torch.index_select(self._ring.rows, 0, index, out=rows)
             state["provenance"] = self._ring.provenance.index_select(0, index)
         finally:
             with self._condition:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from insitu.batch import Column
 from insitu.errors import InternalError
 from insitu.sampling import Indices
 from insitu.schema import Schema
+from insitu.stream.blocks import typed_views
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -111,6 +113,12 @@ class Reservation:
         if self._gathered is not None:
             rows = self._gathered.view(np.uint8).reshape(self.rows, self._row_bytes)
             self._ring.bytes[self.slots] = rows
+
+    def copied(self, keep: npt.NDArray[np.bool_] | None = None) -> dict[str, Tensor]:
+        """The batch by field as tensors of their own; of the rows in `keep` only, where given."""
+        slots = self.slots if keep is None else self.slots[keep]
+        block = self._ring.rows.index_select(0, torch.from_numpy(slots))
+        return typed_views(self._ring.schema, block)
 
     def publish(self, columns: npt.NDArray[np.int64]) -> None:
         """Write the provenance of the rows, (rows, len(Column)), and take no more bytes."""

@@ -79,9 +79,7 @@ class Daemon:
         _log.info("stopped with exit code %d", code)
         return code
 
-    def _start(
-        self, name: str, work: Callable[[], None], words: queue.SimpleQueue[str]
-    ) -> None:
+    def _start(self, name: str, work: Callable[[], None], words: queue.SimpleQueue[str]) -> None:
         def run() -> None:
             try:
                 work()

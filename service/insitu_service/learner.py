@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from insitu.report import StepReport
 from insitu.stream.buffer import Draw, StreamBuffer
 from insitu.stream.transfer import Transfer
+from insitu.tasks import TaskVisit
 from insitu.trainer import NonFiniteLoss, Trainer
 from insitu_service.commands import Command, CommandQueue
 from insitu_service.examiner import Examiner
@@ -29,6 +30,8 @@ from insitu_service.tally import Tally
 
 _log = logging.getLogger("insitu.learner")
 
+Payload = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+
 #: how long a turn waits for samples before it looks at the commands again
 _TURN_SECONDS = 0.1
 
@@ -36,9 +39,7 @@ _TURN_SECONDS = 0.1
 class Watchers(Protocol):
     """Whoever watches; in the service the hook runner."""
 
-    def wants(self, event: str) -> bool: ...
-
-    def emit(self, event: str, payload: Mapping[str, Any]) -> None: ...
+    def emit(self, event: str, payload: Payload) -> None: ...
 
 
 class Learner:
@@ -52,8 +53,9 @@ class Learner:
         close_door: called when admission must stop (drain and stop).
         tally: counts what happens, read by others.
         batch_size: samples drawn for one step.
-        drain_seconds: how long a stop may train what is pending before it leaves the rest to
-            the checkpoint.
+        drain_on_stop: whether a stop trains what is pending; else that goes into the checkpoint.
+        drain_seconds: how long a stop may train before it leaves the rest to the checkpoint.
+        evaluate_every_steps: measure on the probes so often, beside the ends of tasks.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Learner:
         *,
         transfer: Transfer,
         batch_size: int,
+        drain_on_stop: bool,
         drain_seconds: float,
-        beat: Callable[[], None] = lambda: None,
+        evaluate_every_steps: int | None,
+        beat: Callable[[], None],
     ) -> None:
         self.state = "starting"
         self.failure: BaseException | None = None
@@ -84,7 +88,9 @@ class Learner:
         self._tally = tally
         self._transfer = transfer
         self._batch_size = batch_size
+        self._drain_on_stop = drain_on_stop
         self._drain_seconds = drain_seconds
+        self._evaluate_every_steps = evaluate_every_steps
         self._beat = beat
         self._stop: Command | None = None
         self._drain: Command | None = None
@@ -93,7 +99,8 @@ class Learner:
     def run(self) -> None:
         """Run until stopped; afterwards `failure` says whether it ended in error."""
         self.state = "running"
-        self._watchers.emit("start", {"step": self._trainer.steps})
+        start = {"step": self._trainer.steps, "resumed_from": self._recorder.resumed_from}
+        self._watchers.emit("start", start)
         try:
             self._recorder.begin(self._trainer.steps)
             while self.state != "stopped":
@@ -126,7 +133,7 @@ class Learner:
 
     def _learn(self, draw: Draw) -> None:
         for visit in draw.ended_tasks:
-            self._end_task(visit.task, visit.name, visit.samples)
+            self._end_task(visit)
         if draw.batch is None:
             self._buffer.release(draw)
             return
@@ -139,22 +146,30 @@ class Learner:
             self._alert("non_finite_loss", str(error))
             if not self._recorder.can_roll_back:
                 raise
-            self._recorder.roll_back(self._trainer)
+            path = self._recorder.roll_back("trainer")
+            _log.warning("rolled back to %s, step %d", path, self._trainer.steps)
             self._tally.rolled_back()
             return
         self._tally.count(report, draw.waited_seconds, draw.copy_seconds + copy_seconds)
         if report.skipped:
             self._alert("step_skipped", f"step {report.step}: the loss or a gradient is not finite")
-        if self._watchers.wants("step"):
-            self._watchers.emit("step", _step_payload(report))
+        self._watchers.emit("step", lambda: _step_payload(report))
+        every = self._evaluate_every_steps
+        if every is not None and self._trainer.steps % every == 0:
+            self._examiner.examine(self._trainer)
 
-    def _end_task(self, task: int, name: str, samples: int) -> None:
-        self._trainer.end_task(task)
+    def _end_task(self, visit: TaskVisit) -> None:
+        self._trainer.end_task(visit.task)
         self._examiner.take_in()
-        scores = self._examiner.examine(self._trainer, ended_task=name)
+        scores = self._examiner.examine(self._trainer, visit.task)
         self._tally.task_ended()
-        _log.info("task %s ended after %d samples", name, samples, extra={"scores": scores})
-        payload = {"task": name, "samples": samples, "step": self._trainer.steps, "scores": scores}
+        _log.info("task %s ended after %d samples", visit.name, visit.samples)
+        payload = {
+            "task": visit.name,
+            "samples": visit.samples,
+            "step": self._trainer.steps,
+            "scores": scores,
+        }
         self._watchers.emit("task_end", payload)
 
     # commands
@@ -175,7 +190,7 @@ class Learner:
             command.done.set_result({"state": self.state})
             return
         self._stop = command
-        if not command.arguments.get("drain", True):
+        if not (command.arguments.get("drain", True) and self._drain_on_stop):
             self._close_door("the service stops")
             self._finish_drain(complete=True)
         elif self.state == "drained":
@@ -191,6 +206,9 @@ class Learner:
         self._drain = command or self._drain
         self.state = "draining"
         self._close_door(why)
+        if command is not None:  # for good: what is open now has ended
+            for producer_id in self._buffer.producers():
+                self._buffer.leave(producer_id)
         self._buffer.end()
         _log.info("%s: training the %d samples that are pending", why, self._pending())
 
@@ -205,6 +223,7 @@ class Learner:
                 self._drain_seconds,
                 self._pending(),
             )
+        self._buffer.shut()  # what comes after the last checkpoint must not be acknowledged
         result = {"step": self._trainer.steps, "pending_samples": self._pending()}
         self._recorder.save_at_end(self._trainer.steps)
         self.state = "drained"
@@ -215,19 +234,20 @@ class Learner:
             self._stop.done.set_result(result)
 
     def _pending(self) -> int:
-        return self._buffer.snapshot().pending_samples
+        return self._buffer.snapshot().unseen_samples
 
     # trouble
 
     def _alert(self, kind: str, text: str) -> None:
         _log.warning("%s: %s", kind, text)
+        self._tally.alerts[kind] += 1
         self._watchers.emit("alert", {"kind": kind, "text": text, "step": self._trainer.steps})
 
     def _fail(self, error: BaseException, what: str) -> None:
         self.failure = error
         _log.error("%s: %s", what, error)
         self._close_door(what)
-        self._watchers.emit("alert", {"kind": "learner_failed", "text": f"{what}: {error}"})
+        self._alert("learner_failed", f"{what}: {error}")
 
     def _reason(self) -> str | None:
         return None if self.failure is None else str(self.failure)
@@ -238,11 +258,6 @@ class Learner:
 
 
 def _step_payload(report: StepReport) -> dict[str, Any]:
-    return {
-        "step": report.step,
-        "loss": float(report.loss),
-        "fresh_samples": report.fresh_samples,
-        "replayed_samples": report.replayed_samples,
-        "learning_rate": report.learning_rate,
-        "skipped": report.skipped,
-    }
+    """Losses stay tensors: whoever takes the payload waits for the device, not the learner."""
+    names = ("step", "loss", "loss_fresh", "loss_replayed", "fresh_samples", "replayed_samples")
+    return {name: getattr(report, name) for name in (*names, "learning_rate", "skipped")}

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from insitu.checkpoint import Snapshot, SnapshotBuffers, newest_good
+from insitu.checkpoint import NoGoodCheckpoint, Snapshot, SnapshotBuffers, newest_good
 from insitu.errors import OperatorError
 from insitu_service.checkpoint_writer import CheckpointWriter
 
@@ -70,6 +70,9 @@ class Recorder:
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._pending: Future[Path] | None = None
+        self._parent: str | None = None
+        #: name of the checkpoint that the run was resumed from
+        self.resumed_from: str | None = None
         #: checkpoints that were due and were left out because the disk had not kept up
         self.late_checkpoints = 0
         #: seconds that the learner was held by the newest capture
@@ -108,7 +111,7 @@ class Recorder:
             if done is not None:
                 done.set_exception(OperatorError("the disk has not kept up with checkpoints"))
             return
-        self._pending = self._writer.save(snapshot, step)
+        self._pending = self._write(self._writer, snapshot, step)
         self._roll_backs_left = self._roll_back_at_most
         if done is not None:
             self._pending.add_done_callback(lambda path: _tell(done, path))
@@ -123,7 +126,7 @@ class Recorder:
             return
         self._saved_step = step
         try:
-            self._writer.save(snapshot, step).result()
+            self._write(self._writer, snapshot, step).result()
         except OperatorError as error:
             _log.error("no last checkpoint: %s", error)
 
@@ -138,6 +141,7 @@ class Recorder:
             if name not in state:
                 raise OperatorError(f"checkpoint {path} holds no state of {name!r}")
             part.load_state_dict(state[name])
+        self.resumed_from = self._parent = path.name
         return path
 
     @property
@@ -151,6 +155,7 @@ class Recorder:
             self._pending.exception()  # what is being written may be the newest
         path, state = self._newest()
         self._parts[name].load_state_dict(state[name])
+        self._parent = path.name
         return path
 
     def _newest(self) -> tuple[Path, Any]:
@@ -158,7 +163,7 @@ class Recorder:
             raise _no_directory()
         found = newest_good(self._root)
         if found is None:
-            raise OperatorError(
+            raise NoGoodCheckpoint(
                 f"there is no checkpoint in {self._root}",
                 consequence="there is nothing to resume from",
                 remedy="start without --resume",
@@ -166,6 +171,11 @@ class Recorder:
         for damage in found.damaged:
             _log.error("a damaged checkpoint is passed over: %s", damage)
         return found.path, found.state
+
+    def _write(self, writer: CheckpointWriter, snapshot: Snapshot, step: int) -> Future[Path]:
+        """Hand a snapshot over; the first after a restore names where it came from."""
+        parent, self._parent = self._parent, None
+        return writer.save(snapshot, step, parent=parent)
 
     def _capture(self, timeout_seconds: float) -> Snapshot | None:
         began = time.perf_counter()

@@ -64,7 +64,8 @@ class TaskStatus(TypedDict):
 class EvaluationStatus(TypedDict):
     metric: str
     higher_is_better: bool
-    tasks: list[str]
+    tasks: list[str]  # columns of the matrix
+    ended: list[str]  # the task that ended before each row
     matrix: list[list[float | None]]  # row i: all tasks, measured when task i had ended
 
 

@@ -8,6 +8,7 @@ only when somebody asks.
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from insitu.report import PHASES, StepReport
 
@@ -26,10 +27,13 @@ class Tally:
         self.phase_seconds = dict.fromkeys(PHASES, 0.0)
         self.age_seconds_sum = 0.0
         self.age_samples = 0
+        self.alerts: Counter[str] = Counter()
         self.last_report: StepReport | None = None
+        self.last_step_at = 0.0
 
     def count(self, report: StepReport, wait_seconds: float, copy_seconds: float) -> None:
         """One step more."""
+        now = time.time()
         self.steps += 1
         self.skipped_steps += report.skipped
         self.fresh_samples += report.fresh_samples
@@ -40,10 +44,11 @@ class Tally:
         seconds["wait"] += wait_seconds
         seconds["copy"] += copy_seconds
         if report.produced_at_ns:
-            age = max(0.0, time.time() - report.produced_at_ns / 1e9)
+            age = max(0.0, now - report.produced_at_ns / 1e9)
             self.age_seconds_sum += age * report.fresh_samples
             self.age_samples += report.fresh_samples
         self.last_report = report
+        self.last_step_at = now
 
     def non_finite_loss(self) -> None:
         self.non_finite_losses += 1

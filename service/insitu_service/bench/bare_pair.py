@@ -42,7 +42,10 @@ def _send(endpoint: str, size_bytes: int, messages: int, results: Connection) ->
     began = cpu_seconds()
     large = size_bytes >= 65536
     for _ in range(messages):
-        socket.send(payload, copy=not large)
+        if large:
+            socket.send(payload, copy=False)
+        else:
+            socket.send(payload)
     socket.recv()
     results.send(cpu_seconds() - began)
     socket.close()

@@ -59,7 +59,7 @@ def compare(
 
 
 def in_turn(rounds: int, *measures: Callable[[], float]) -> list[list[float]]:
-    """Run the measures one after the other, `rounds` times: [[of the first], [of the second], ...]."""
+    """Run the measures in turn, `rounds` times: [[of the first], [of the second], ...]."""
     results: list[list[float]] = [[] for _ in measures]
     for _ in range(rounds):
         for result, measure in zip(results, measures, strict=True):

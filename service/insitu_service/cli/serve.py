@@ -21,9 +21,12 @@ def serve(run: Path, resume: bool, overrides: tuple[str, ...]) -> int:
     one quits at once. SIGUSR1 checkpoints, SIGHUP reads the configuration again, SIGQUIT prints
     all stacks.
     """
-    from insitu.config import load_config
+    from insitu.config import Config, load_config
 
-    config = load_config(run, overrides, os.environ)
-    from insitu_service import daemon
+    def read() -> Config:
+        return load_config(run, overrides, os.environ)
 
-    return int(daemon.serve(config, resume=resume))
+    config = read()
+    from insitu_service.serving import serve
+
+    return serve(config, resume=resume, reread=read)

@@ -1,0 +1,92 @@
+"""Acks and credit: one cumulative ack for all that a session sent in a turn, with its window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from insitu.stream.buffer import StreamBuffer
+from insitu.wire.messages import Message
+from insitu_service.credit import window_bytes
+from insitu_service.greeting import CREDIT_BATCHES
+from insitu_service.session import Session, Sessions
+
+Send = Callable[[bytes, Message], None]
+
+
+class Acknowledger:
+    """Sends acks and renews credit.
+
+    Args:
+        always_room: the ring drops instead of filling up, so credit never ends.
+    """
+
+    def __init__(
+        self, sessions: Sessions, buffer: StreamBuffer, send: Send, *, row_bytes: int,
+        always_room: bool,
+    ) -> None:  # fmt: skip
+        self._sessions = sessions
+        self._buffer = buffer
+        self._send = send
+        self._row_bytes = row_bytes
+        self._ring_bytes = buffer.capacity_samples * row_bytes
+        self._always_room = always_room
+        self._owing: dict[Session, None] = {}
+
+    def owe(self, session: Session) -> None:
+        """This session is to get an ack at the end of the turn."""
+        self._owing[session] = None
+
+    def forget(self, session: Session) -> None:
+        self._owing.pop(session, None)
+
+    def settle(self) -> None:
+        """Send what is owed. A session whose batch found no room hears nothing until there is."""
+        if not self._owing:
+            return
+        room = self._room_bytes()
+        for session in tuple(self._owing):
+            if session.held_bytes > room:
+                continue
+            del self._owing[session]
+            self._acknowledge(session, room)
+
+    def settle_session(self, session: Session) -> None:
+        """Send an ack now, unless the session waits for room."""
+        self.owe(session)
+        room = self._room_bytes()
+        if session.held_bytes <= room:
+            del self._owing[session]
+            self._acknowledge(session, room)
+
+    def renew(self) -> None:
+        """Room has come free: give it to the sessions that wait or run low."""
+        room = self._room_bytes()
+        low = self._ring_bytes // (8 * max(1, len(self._sessions)))
+        for session in self._sessions:
+            if session.starved or session.outstanding_bytes < low:
+                self.owe(session)
+        if room:
+            self.settle()
+
+    def window(self, session: Session, room_bytes: int | None = None) -> int:
+        """Bytes that the session may have under way."""
+        room = self._room_bytes() if room_bytes is None else room_bytes
+        return window_bytes(
+            needed_bytes=max(session.needed_bytes, session.held_bytes),
+            promised_to_others_bytes=self._sessions.promised_bytes() - session.outstanding_bytes,
+            sessions=max(1, len(self._sessions)),
+            room_bytes=room,
+            ring_bytes=self._ring_bytes,
+        )
+
+    def _acknowledge(self, session: Session, room: int) -> None:
+        session.held_bytes = 0
+        ack = session.receiver.ack(self.window(session, room), CREDIT_BATCHES)
+        if session.needed_bytes <= session.outstanding_bytes:
+            session.needed_bytes = 0
+        self._send(session.identity, ack)
+
+    def _room_bytes(self) -> int:
+        if self._always_room:
+            return self._ring_bytes
+        return self._buffer.free_samples() * self._row_bytes

@@ -1,0 +1,236 @@
+"""The composition root: makes every part of the service and wires them, once.
+
+Order matters where something can fail: what the operator may have got wrong (ports, model,
+checkpoints) comes before anything runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import zmq
+
+from insitu.checkpoint import SnapshotBuffers
+from insitu.config import Config, read_token
+from insitu.evaluation import EvaluationMatrix, ProbeSets
+from insitu.objectives.base import Objective
+from insitu.stream.buffer import StreamBuffer
+from insitu.stream.transfer import Transfer
+from insitu.trainer import Trainer
+from insitu_service.acknowledger import Acknowledger
+from insitu_service.beat import Beat
+from insitu_service.building import build_buffer, build_trainer, choose_device
+from insitu_service.checkpoint_writer import CheckpointCounters, CheckpointWriter
+from insitu_service.commands import CommandQueue
+from insitu_service.data_path import DataPath
+from insitu_service.door import Door
+from insitu_service.examiner import Examiner
+from insitu_service.generators import part_generator
+from insitu_service.greeting import Terms
+from insitu_service.hook_actions import Action, CallFunction, PostJson, RunCommand
+from insitu_service.hook_runner import Hook, HookRunner
+from insitu_service.ingest import Ingest, Outbox, bind_router
+from insitu_service.intake import Intake
+from insitu_service.learner import Learner
+from insitu_service.lobby import Lobby
+from insitu_service.probe_inbox import ProbeInbox
+from insitu_service.reception import Reception
+from insitu_service.recorder import Recorder
+from insitu_service.session import Sessions
+from insitu_service.tally import Tally
+
+_log = logging.getLogger("insitu.compose")
+
+#: a worker that has not come by for this long is stuck; a step may take a while
+_STUCK_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """All parts of a running service, for those who look at it."""
+
+    config: Config
+    device: torch.device
+    buffer: StreamBuffer
+    trainer: Trainer
+    intake: Intake
+    tally: Tally
+    sessions: Sessions
+    examiner: Examiner
+    recorder: Recorder
+    door: Door
+    writer: CheckpointWriter | None
+    hooks: HookRunner
+    commands: CommandQueue
+    ingest: Ingest
+    learner: Learner
+    beats: tuple[Beat, ...]
+    resumed_from: Path | None
+
+
+def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Service:
+    """Make the service; binds the stream's endpoints, loads the checkpoint, starts no worker."""
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    device = choose_device(config.trainer.device)
+    trainer = build_trainer(config, device)
+    buffer = build_buffer(config, device)
+    tally, intake, inbox = Tally(), Intake(), ProbeInbox()
+    examiner = _examiner(config, buffer, trainer, inbox)
+    hooks = HookRunner(_hooks(config), {"service": config.service.name})
+    writer, recorder = _recording(config, buffer, trainer, examiner, hooks, tally)
+    resumed_from = recorder.restore() if resume else None
+    if resumed_from is not None:
+        _log.info("resumed from %s at step %d", resumed_from, trainer.steps)
+    commands = CommandQueue(on_post=buffer.interrupt)
+    sessions = Sessions()
+    door = _door(config, trainer.objective)
+    ingest = _ingest(config, context, buffer, sessions, door, inbox, intake)
+    buffer.on_room = ingest.wake
+    learner = Learner(
+        buffer,
+        trainer,
+        examiner,
+        recorder,
+        commands,
+        hooks,
+        ingest.drain,
+        tally,
+        transfer=Transfer(buffer.schema, device),
+        batch_size=config.trainer.batch_size,
+        drain_seconds=config.service.drain_seconds,
+        drain_on_stop=config.service.drain_on_stop,
+        evaluate_every_steps=config.evaluation.every_steps,
+        beat=(learner_beat := Beat(_STUCK_SECONDS)),
+    )
+    return Service(
+        config, device, buffer, trainer, intake, tally, sessions, examiner, recorder, door, writer,
+        hooks, commands, ingest, learner, (ingest.beat, learner_beat), resumed_from,
+    )  # fmt: skip
+
+
+def _examiner(
+    config: Config, buffer: StreamBuffer, trainer: Trainer, inbox: ProbeInbox
+) -> Examiner:
+    probes = ProbeSets(
+        config.evaluation.probe_samples_per_task, part_generator(config.trainer.seed, "probes")
+    )
+    metric, higher_is_better = trainer.objective.headline
+    matrix = EvaluationMatrix(metric, higher_is_better=higher_is_better)
+    return Examiner(probes, matrix, inbox, buffer.task_index, buffer.task_names)
+
+
+def _recording(
+    config: Config,
+    buffer: StreamBuffer,
+    trainer: Trainer,
+    examiner: Examiner,
+    hooks: HookRunner,
+    tally: Tally,
+) -> tuple[CheckpointWriter | None, Recorder]:
+    section, writer = config.checkpoint, None
+    if section.directory is not None:
+
+        def done(path: Path, step: int, counters: CheckpointCounters) -> None:
+            payload = {
+                "path": str(path),
+                "step": step,
+                "duration_seconds": counters.last_duration_seconds,
+                "size_bytes": counters.last_size_bytes,
+            }
+            hooks.emit("checkpoint", payload)
+
+        def failed(step: int, error: Exception) -> None:
+            tally.alerts["checkpoint_failed"] += 1
+            hooks.emit("alert", {"kind": "checkpoint_failed", "text": str(error), "step": step})
+
+        writer = CheckpointWriter(section.directory, section.keep, done, failed)
+    recorder = Recorder(
+        {"trainer": trainer, "buffer": buffer, "examiner": examiner},
+        section.directory,
+        writer,
+        SnapshotBuffers(),
+        every_steps=section.every_steps,
+        every_seconds=section.every_seconds,
+        on_stop=section.on_stop,
+        retain_start=config.trainer.non_finite == "rollback",
+    )
+    return writer, recorder
+
+
+def _ingest(
+    config: Config,
+    context: zmq.Context[Any],
+    buffer: StreamBuffer,
+    sessions: Sessions,
+    door: Door,
+    inbox: ProbeInbox,
+    intake: Intake,
+) -> Ingest:
+    stream, when_full = config.stream, config.buffer.when_full
+    schema = stream.as_schema()
+    terms = Terms(
+        schema,
+        frozenset(stream.names),
+        None if stream.token_file is None else read_token(stream.token_file),
+        stream.max_producers,
+        MAX_FRAGMENT_BYTES,
+        _max_batch_bytes(config, buffer),
+        when_full,
+    )
+    router, endpoints = bind_router(context, stream.endpoints)
+    send = Outbox(router, intake).send
+    acknowledger = Acknowledger(
+        sessions, buffer, send, row_bytes=schema.row_bytes, always_room=when_full != "block"
+    )
+    lobby = Lobby(
+        sessions, buffer, terms, acknowledger, intake, send,
+        timeout_seconds=stream.session_timeout_seconds,
+    )  # fmt: skip
+    data_path = DataPath(
+        buffer, door, inbox, acknowledger, intake, send,
+        drops_newest=when_full == "drop_newest", max_fragment_bytes=MAX_FRAGMENT_BYTES,
+    )  # fmt: skip
+    reception = Reception(sessions, lobby, data_path, acknowledger, intake, send)
+    return Ingest(router, reception, endpoints, beat=Beat(_STUCK_SECONDS))
+
+
+#: the optimum of throughput over tcp and ipc; larger frames let heartbeats starve
+MAX_FRAGMENT_BYTES = 1 << 20
+
+
+def _max_batch_bytes(config: Config, buffer: StreamBuffer) -> int:
+    """The largest batch that always finds room in time, see `StreamBuffer.largest_reservation`."""
+    row_bytes = buffer.schema.row_bytes
+    rows = buffer.largest_reservation(config.trainer.batch_size)
+    ring_share = max(1, min(rows, buffer.capacity_samples // 2)) * row_bytes
+    return max(row_bytes, min(config.stream.max_batch_bytes, ring_share))
+
+
+def _door(config: Config, objective: Objective) -> Door:
+    ranges: dict[str, tuple[float | None, float | None]] = dict(objective.label_range)
+    for name, field in config.stream.fields.items():
+        low, high = ranges.get(name, (None, None))
+        ranges[name] = (
+            low if field.minimum is None else field.minimum,
+            high if field.maximum is None else field.maximum,
+        )
+    return Door(config.stream.as_schema(), ranges, config.stream.non_finite)
+
+
+def _hooks(config: Config) -> list[Hook]:
+    def action(section: Any) -> Action:
+        if section.shell is not None:
+            return RunCommand(section.shell)
+        if section.python is not None:
+            return CallFunction.named(section.python)
+        return PostJson(section.post)
+
+    return [
+        Hook(f"{index}-{hook.on}", hook.on, action(hook), hook.every, hook.timeout_seconds)
+        for index, hook in enumerate(config.hooks)
+    ]

@@ -1,0 +1,108 @@
+"""Greeting: who may open a session, and where its stream goes on."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from insitu.schema import Schema
+from insitu.stream.stamp import Position
+from insitu.wire.checksum import choose
+from insitu.wire.messages import (
+    PROTOCOL_VERSION,
+    Fenced,
+    Hello,
+    RefusalCode,
+    Refused,
+    Welcome,
+)
+from insitu.wire.receiver import Receiver
+from insitu_service.session import Sessions
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What every producer of this service is told, and what it must fulfil.
+
+    Args:
+        schema: of all streams.
+        streams: names that are served.
+        token: the secret to show; None when none is asked for.
+        max_producers: sessions at a time.
+        max_fragment_bytes, max_batch_bytes: as in WELCOME.
+        when_full: what the ring does when it is full, for the producer's information.
+        heartbeat_seconds: how often a producer must be heard.
+    """
+
+    schema: Schema
+    streams: frozenset[str]
+    token: str | None
+    max_producers: int
+    max_fragment_bytes: int
+    max_batch_bytes: int
+    when_full: str
+    heartbeat_seconds: float = 1.0
+
+    def refusal(self, hello: Hello, sessions: Sessions, draining: str) -> Refused | None:
+        """Why this producer may not come in; None when it may."""
+        if self.token is not None and not hmac.compare_digest(
+            hello.token.encode(), self.token.encode()
+        ):
+            return Refused(RefusalCode.TOKEN, "the token is missing or wrong", False)
+        if hello.stream not in self.streams:
+            names = ", ".join(sorted(self.streams))
+            text = f"there is no stream {hello.stream!r} here; allowed: {names}"
+            return Refused(RefusalCode.STREAM, text, False)
+        difference = self.schema.difference(hello.schema)
+        if difference:
+            return Refused(RefusalCode.SCHEMA, difference, False)
+        if draining:
+            return Refused(RefusalCode.DRAINING, draining, True)
+        known = sessions.of_producer(hello.producer_id) is not None
+        if not known and len(sessions) >= self.max_producers:
+            text = f"{len(sessions)} producers are connected; stream.max_producers allows no more"
+            return Refused(RefusalCode.LIMIT, text, True)
+        return None
+
+    def receiver(
+        self, hello: Hello, session: int, positions: Mapping[str, Position]
+    ) -> Receiver | Fenced:
+        """A receiver that goes on where this producer's stream stands; or it is out of date."""
+        position = positions.get(hello.producer_id)
+        next_seq, next_row = 1, 0
+        if position is not None and position.epoch > hello.epoch:
+            text = f"a newer producer {hello.producer_id!r} has been here"
+            return Fenced(position.epoch, text)
+        if position is not None and position.epoch == hello.epoch:
+            next_seq, next_row = position.seq + 1, position.rows
+        return Receiver(
+            session,
+            self.schema.row_bytes,
+            choose(hello.capabilities),
+            self.max_batch_bytes,
+            next_seq=next_seq,
+            next_row=next_row,
+        )
+
+    def welcome(self, receiver: Receiver, position: Position | None, window_bytes: int) -> Welcome:
+        """The session begins; the receiver must have resumed."""
+        ack = receiver.ack(window_bytes, CREDIT_BATCHES)
+        return Welcome(
+            PROTOCOL_VERSION,
+            receiver.session,
+            receiver.next_seq,
+            None if position is None else position.cursor,
+            ack.credit_bytes,
+            ack.credit_batches,
+            "received",
+            self.max_fragment_bytes,
+            self.max_batch_bytes,
+            self.when_full,
+            receiver.checksum_kind,
+            self.heartbeat_seconds,
+        )
+
+
+#: batches that may be under way at a time; bytes are the limit that matters
+CREDIT_BATCHES = 4096

@@ -1,0 +1,193 @@
+"""The ingest thread: owns the ROUTER socket, and gives every message to the reception.
+
+A turn: wait for messages or a wake-up, handle at most a few hundred messages, send the acks that
+are owed. So acks are coalesced under load and immediate when there is none.
+
+ROUTER drops silently what it cannot send, unless told otherwise: MANDATORY, and every send is
+NOBLOCK; a message that cannot go out is counted and the protocol repeats what matters.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from insitu.errors import OperatorError
+from insitu.wire.codec import decode, encode
+from insitu.wire.messages import Message, WireError
+from insitu_service.beat import Beat
+from insitu_service.intake import Intake
+from insitu_service.reception import Reception
+
+_log = logging.getLogger("insitu.ingest")
+
+#: most messages of one turn, so that acks and wake-ups never wait for long
+_TURN_MESSAGES = 256
+_TURN_SECONDS = 1.0
+#: frames above this are not copied out of ZeroMQ's memory before they are handled
+_COPY_BELOW_BYTES = 4096
+#: beyond this ZeroMQ itself cuts the connection; legal messages are far below
+_MAX_MESSAGE_BYTES = 64 << 20
+
+
+class Outbox:
+    """Sends messages to producers; used by the ingest thread only."""
+
+    def __init__(self, router: zmq.Socket[bytes], intake: Intake) -> None:
+        self._router = router
+        self._intake = intake
+
+    def send(self, identity: bytes, message: Message) -> None:
+        """Send, or count that it was not possible: a peer that is gone, or one that never reads."""
+        try:
+            self._router.send_multipart([identity, *encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            self._intake.unsent_messages += 1
+
+
+def bind_router(
+    context: zmq.Context[zmq.Socket[bytes]], endpoints: Sequence[str]
+) -> tuple[zmq.Socket[bytes], list[str]]:
+    """A ROUTER on all endpoints, and the addresses it got (`tcp://*:*` takes a free port).
+
+    Raises:
+        OperatorError: an endpoint cannot be had; names it.
+    """
+    router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    router.setsockopt(zmq.LINGER, 0)
+    router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+    router.setsockopt(zmq.RCVHWM, 256)
+    router.setsockopt(zmq.IPV6, 1)
+    bound = []
+    for endpoint in endpoints:
+        try:
+            router.bind(endpoint)
+            bound.append(router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+        except zmq.ZMQError as error:
+            router.close()
+            raise OperatorError(
+                f"stream endpoint {endpoint!r} cannot be bound: {error.strerror}",
+                consequence="the service does not start",
+                remedy="end whatever holds it, or choose another in stream.endpoints",
+            ) from error
+    return router, bound
+
+
+class Ingest:
+    """Runs the reception on a socket until it is stopped.
+
+    Args:
+        router: bound; used and closed by the thread that calls `run`.
+        reception: handles the messages.
+        beat: called at every turn.
+    """
+
+    def __init__(
+        self,
+        router: zmq.Socket[bytes],
+        reception: Reception,
+        endpoints: Sequence[str],
+        *,
+        beat: Beat,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.failure: BaseException | None = None
+        #: what it is bound to, with the ports that were chosen
+        self.endpoints = endpoints
+        self._router = router
+        self._reception = reception
+        self.beat = beat
+        self._clock = clock
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+        self._woken = False
+        self._stopping = False
+        self._drain_text: str | None = None
+
+    # called by other threads
+
+    def wake(self) -> None:
+        """There is room in the buffer again, or something else to look at."""
+        if not self._woken:
+            self._woken = True
+            try:
+                self._theirs.send(b"x")
+            except BlockingIOError:
+                return  # it is full of wake-ups already
+
+    def drain(self, text: str) -> None:
+        """Take nothing new from now on."""
+        self._drain_text = text
+        self.wake()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping = True
+        self.wake()
+
+    # the thread
+
+    def run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._ours.fileno(), zmq.POLLIN)
+        try:
+            while not self._stopping:
+                self._turn(dict(poller.poll(int(_TURN_SECONDS * 1000))))
+        except Exception as error:
+            self.failure = error
+            _log.exception("the ingest thread failed")
+        finally:
+            self._router.close()
+            self._ours.close()
+            self._theirs.close()
+
+    def _turn(self, events: dict[object, int]) -> None:
+        self.beat()
+        now = self._clock()
+        if self._ours.fileno() in events:
+            self._look_up()
+        if self._router in events:
+            for _ in range(_TURN_MESSAGES):
+                if not self._receive(now):
+                    break
+            self._reception.acknowledger.settle()
+        self._reception.lobby.expire(now)
+
+    def _look_up(self) -> None:
+        """Somebody woke us: read why before sleeping again."""
+        self._woken = False
+        self._ours.recv(4096)
+        if self._drain_text is not None and not self._reception.lobby.draining:
+            self._reception.lobby.drain(self._drain_text)
+        if not self._reception.lobby.draining:
+            self._reception.acknowledger.renew()
+
+    def _receive(self, now: float) -> bool:
+        """Handle one message; False when none is there."""
+        router = self._router
+        try:
+            identity = router.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        frames: list[bytes | memoryview] = []
+        while router.getsockopt(zmq.RCVMORE):
+            frame = router.recv(copy=False)
+            size = len(frame)
+            if size > _COPY_BELOW_BYTES:
+                frames.append(frame.buffer)
+            else:
+                frames.append(frame.bytes)
+        try:
+            message = decode(frames)
+        except WireError as error:
+            self._reception.malformed(identity, error)
+        else:
+            self._reception.handle(identity, message, now)
+        return True

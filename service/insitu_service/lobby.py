@@ -1,0 +1,149 @@
+"""The lobby: producers that come, go, fall silent, or are replaced by a newer one."""
+
+from __future__ import annotations
+
+import logging
+
+from insitu.stream.buffer import StreamBuffer
+from insitu.wire.messages import Bye, Drain, Fenced, Hello
+from insitu_service.acknowledger import Acknowledger, Send
+from insitu_service.greeting import Terms
+from insitu_service.intake import Intake
+from insitu_service.session import Session, Sessions
+
+_log = logging.getLogger("insitu.ingest")
+
+
+class Lobby:
+    """Opens and closes sessions, and tells the buffer who is in the stream.
+
+    Args:
+        terms: who may come in.
+        timeout_seconds: a session that is silent for so long is over.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        buffer: StreamBuffer,
+        terms: Terms,
+        acknowledger: Acknowledger,
+        intake: Intake,
+        send: Send,
+        *,
+        timeout_seconds: float,
+    ) -> None:
+        self.draining = ""
+        self._sessions = sessions
+        self._buffer = buffer
+        self._terms = terms
+        self._acknowledger = acknowledger
+        self._intake = intake
+        self._send = send
+        self._timeout_seconds = timeout_seconds
+
+    def hello(self, identity: bytes, hello: Hello, now: float) -> None:
+        """Open a session, or say why not."""
+        refusal = self._terms.refusal(hello, self._sessions, self.draining)
+        if refusal is not None:
+            self._intake.refused_hellos[refusal.code] += 1
+            self._send(identity, refusal)
+            words = ("producer %s is refused (%s): %s", hello.producer_id, refusal.code)
+            _log.warning(*words, refusal.text)
+            return
+        if not self._make_way(identity, hello):
+            return
+        positions = self._buffer.positions()
+        receiver = self._terms.receiver(hello, self._sessions.next_number(), positions)
+        if isinstance(receiver, Fenced):
+            self._fence(identity, receiver)
+            return
+        lost = receiver.resume(hello)
+        if lost:
+            self._lost(hello, lost)
+        session = Session(
+            identity, hello, receiver, now, self._intake.of_producer(hello.producer_id)
+        )
+        self._sessions.add(session)
+        self._buffer.reopen()
+        position = positions.get(hello.producer_id)
+        window = self._acknowledger.window(session)
+        self._send(identity, self._terms.welcome(receiver, position, window))
+        _log.info("producer %s has come, at batch %d", hello.producer_id, receiver.next_seq)
+
+    def _make_way(self, identity: bytes, hello: Hello) -> bool:
+        """End the session that this producer id has; False when the newcomer is the older one."""
+        other = self._sessions.of_producer(hello.producer_id)
+        if other is None:
+            return True
+        text = f"another producer {hello.producer_id!r} has connected with a newer epoch"
+        if other.hello.epoch > hello.epoch:
+            self._fence(identity, Fenced(other.hello.epoch, text))
+            return False
+        if other.hello.epoch < hello.epoch:
+            self._fence(other.identity, Fenced(hello.epoch, text))
+            _log.warning("%s: the older one is fenced", text)
+            self._buffer.leave(other.producer_id)
+        self.close(other)
+        return True
+
+    def _fence(self, identity: bytes, fenced: Fenced) -> None:
+        self._intake.fenced_sessions += 1
+        self._send(identity, fenced)
+
+    def _lost(self, hello: Hello, rows: int) -> None:
+        self._intake.lost_samples += rows
+        _log.error(
+            "%d samples of producer %s were acknowledged by an earlier life of this service and "
+            "are in no checkpoint that it resumed from: they are lost",
+            rows,
+            hello.producer_id,
+        )
+
+    def bye(self, session: Session, bye: Bye) -> None:
+        """The producer has ended its stream."""
+        self._intake.producer_dropped_samples += session.receiver.ended(bye)
+        self._send(session.identity, bye)
+        _log.info(
+            "producer %s has ended its stream: %d rows pushed, %d of them dropped on its side",
+            session.producer_id,
+            bye.pushed_rows,
+            bye.dropped_rows,
+        )
+        self._leave(session)
+
+    def expire(self, now: float) -> None:
+        """End the sessions that have been silent for too long."""
+        for session in self._sessions:
+            silence = now - session.heard_at
+            if silence > self._timeout_seconds:
+                self._intake.expired_sessions += 1
+                words = "producer %s has been silent for %.0f s and counts as gone"
+                _log.warning(words, session.producer_id, silence)
+                self._leave(session)
+
+    def drain(self, text: str) -> None:
+        """Take nothing new from now on, and say so."""
+        self.draining = text
+        for session in self._sessions:
+            abandon(session, self._buffer)
+            self._send(session.identity, Drain(session.receiver.session, text))
+
+    def close(self, session: Session) -> None:
+        """Forget a session; its producer stays where it was in the stream."""
+        abandon(session, self._buffer)
+        self._acknowledger.forget(session)
+        self._sessions.remove(session)
+
+    def _leave(self, session: Session) -> None:
+        self.close(session)
+        self._buffer.leave(session.producer_id)
+        if not len(self._sessions):
+            self._buffer.end()
+
+
+def abandon(session: Session, buffer: StreamBuffer) -> None:
+    """Give back the room of a batch that is not complete."""
+    if session.reservation is not None:
+        buffer.abandon(session.reservation)
+        session.reservation = None

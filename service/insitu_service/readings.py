@@ -1,0 +1,180 @@
+"""Readings: the live values of all metrics, taken from the parts at scrape time."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from insitu import __version__
+from insitu_service.collector import Reading
+from insitu_service.compose import Service
+from insitu_service.overview import memory_fill, number
+
+
+class Readings:
+    """Gives a reading of every metric.
+
+    Args:
+        is_ready: whether the service takes samples.
+    """
+
+    def __init__(self, service: Service, is_ready: Callable[[], bool]) -> None:
+        self._service = service
+        self._is_ready = is_ready
+        self._started_at = time.time()
+
+    def read(self) -> Iterator[Reading]:
+        """All of them, in no order that matters."""
+        yield from self._stream()
+        yield from self._buffer()
+        yield from self._producers()
+        yield from self._steps()
+        yield from self._newest_step()
+        yield from self._tasks()
+        yield from self._checkpoints()
+        yield from self._hooks()
+        yield from self._machine()
+
+    def _stream(self) -> Iterator[Reading]:
+        intake, service = self._service.intake, self._service
+        for name in (
+            "received_samples",
+            "received_bytes",
+            "accepted_samples",
+            "probe_samples",
+            "duplicate_batches",
+            "lost_samples",
+            "go_backs",
+            "full_batches",
+            "expired_sessions",
+            "fenced_sessions",
+            "unsent_messages",
+        ):
+            yield _counter(name, getattr(intake, name))
+        yield from _by_label("quarantined_samples", intake.quarantined_samples)
+        yield from _by_label("refused_messages", intake.refused_messages)
+        yield from _by_label("refused_sessions", intake.refused_hellos)
+        yield _counter("clipped_values", service.door.clipped_values)
+        yield _counter("dropped_samples", service.buffer.snapshot().dropped)
+        tally = service.tally
+        yield _counter("trained_samples", tally.fresh_samples, "fresh")
+        yield _counter("trained_samples", tally.replayed_samples, "replayed")
+
+    def _buffer(self) -> Iterator[Reading]:
+        fill = self._service.buffer.snapshot()
+        yield _gauge("buffer_capacity_samples", fill.capacity_samples)
+        yield _gauge("buffer_free_samples", fill.free_samples)
+        yield _gauge("buffer_unseen_samples", fill.unseen_samples)
+        yield _gauge("buffer_seen_samples", fill.seen_samples)
+        for task in fill.tasks:
+            yield _gauge("buffer_task_samples", task.unseen + task.seen, task.name)
+        memory = memory_fill(self._service)
+        if memory is not None:
+            yield _gauge("memory_capacity_samples", memory["capacity_samples"])
+            yield _gauge("memory_samples", memory["samples"])
+            for name, count in memory["by_task"].items():
+                yield _gauge("memory_task_samples", count, name)
+
+    def _producers(self) -> Iterator[Reading]:
+        sessions = list(self._service.sessions)
+        yield _gauge("sessions", len(sessions))
+        for session in sessions:
+            yield _gauge("producer_credit_bytes", session.outstanding_bytes, session.producer_id)
+        for name, figures in list(self._service.intake.producers.items()):
+            yield _counter("producer_blocked_seconds", figures.blocked_seconds, name)
+            yield _counter("producer_pushed_samples", figures.pushed_samples, name)
+            yield _counter("producer_dropped_samples", figures.dropped_samples, name)
+            yield _counter("producer_accepted_samples", figures.accepted_samples, name)
+
+    def _steps(self) -> Iterator[Reading]:
+        tally = self._service.tally
+        yield _counter("steps", tally.steps)
+        yield _counter("skipped_steps", tally.skipped_steps)
+        yield _counter("rollbacks", tally.roll_backs)
+        yield _counter("ended_tasks", tally.task_ends)
+        for phase, seconds in tally.phase_seconds.items():
+            yield _counter("step_seconds", seconds, phase)
+        age = tally.age_seconds_sum, tally.age_samples
+        yield Reading("insitu_sample_age_seconds", (), *age)
+        yield _gauge("last_step_timestamp_seconds", tally.last_step_at)
+
+    def _newest_step(self) -> Iterator[Reading]:
+        report, trainer = self._service.tally.last_report, self._service.trainer
+        yield _gauge("learning_rate", float(trainer.optimizer.param_groups[0]["lr"]))
+        for name, strategy in trainer.strategies.items():
+            for figure, value in strategy.metrics().items():
+                yield _gauge("strategy_figure", float(value), name, figure)
+        if report is None:
+            return
+        objective = self._service.config.objective.name
+        for source, loss in (("fresh", report.loss_fresh), ("replayed", report.loss_replayed)):
+            if loss is not None:
+                yield _gauge("loss", float(loss), objective, source)
+        for name, penalty in report.penalties.items():
+            yield _gauge("penalty", float(penalty), name)
+        for name, score in report.scores.items():
+            yield _gauge("score", float(score), name)
+        norm = number(report.gradient_norm)
+        if norm is not None:
+            yield _gauge("gradient_norm", norm)
+
+    def _tasks(self) -> Iterator[Reading]:
+        picture = self._service.examiner.picture
+        yield _gauge("tasks", len(self._service.buffer.task_names()))
+        for task, value in (picture.newest or {}).items():
+            yield _gauge("evaluation_score", value, task, picture.metric)
+        for task, value in (picture.forgetting or {}).items():
+            yield _gauge("evaluation_forgetting", value, task, picture.metric)
+        for task, count in picture.probes.items():
+            yield _gauge("evaluation_probe_samples", count, task)
+
+    def _checkpoints(self) -> Iterator[Reading]:
+        recorder, writer = self._service.recorder, self._service.writer
+        yield _counter("checkpoints_skipped", recorder.late_checkpoints)
+        yield _gauge("checkpoint_capture_seconds", recorder.capture_seconds)
+        if writer is None:
+            return
+        done = writer.counters
+        yield _counter("checkpoints", done.written)
+        yield _counter("checkpoint_failures", done.failures)
+        yield _gauge("checkpoint_duration_seconds", done.last_duration_seconds)
+        yield _gauge("checkpoint_size_bytes", done.last_size_bytes)
+        last = done.last_success_timestamp_seconds
+        yield _gauge("checkpoint_last_success_timestamp_seconds", last)
+
+    def _hooks(self) -> Iterator[Reading]:
+        for hook in self._service.hooks.status():
+            labels = hook.hook, hook.event
+            yield _counter("hook_calls", hook.calls, *labels)
+            yield _counter("hook_failures", hook.failures, *labels)
+            yield _counter("hook_timeouts", hook.timeouts, *labels)
+            yield _counter("hook_dropped", hook.dropped, *labels)
+        yield from _by_label("alerts", self._service.tally.alerts)
+
+    def _machine(self) -> Iterator[Reading]:
+        device = self._service.device
+        if device.type == "cuda":
+            yield _gauge("gpu_memory_allocated_bytes", torch.cuda.memory_allocated(device))
+            yield _gauge("gpu_memory_reserved_bytes", torch.cuda.memory_reserved(device))
+            capacity = torch.cuda.get_device_properties(device).total_memory
+            yield _gauge("gpu_memory_capacity_bytes", capacity)
+        yield _gauge("ready", float(self._is_ready()))
+        yield _gauge("start_timestamp_seconds", self._started_at)
+        build = __version__, str(torch.__version__), platform.python_version(), str(device)
+        yield Reading("insitu_build_info", build, 1.0)
+
+
+def _counter(name: str, value: float, *labels: str) -> Reading:
+    return Reading(f"insitu_{name}_total", labels, value)
+
+
+def _gauge(name: str, value: float, *labels: str) -> Reading:
+    return Reading(f"insitu_{name}", labels, value)
+
+
+def _by_label(name: str, counts: Mapping[str, int]) -> Iterator[Reading]:
+    for label, count in list(counts.items()):
+        yield _counter(name, count, label)

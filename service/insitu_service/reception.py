@@ -1,0 +1,92 @@
+"""Reception: gives every message of a producer to whoever deals with it. No sockets.
+
+The ingest thread is the only caller. Acks are not sent message by message but by `settle`, once
+for all messages of a turn.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from insitu.wire.messages import (
+    Bye,
+    Data,
+    Hello,
+    Message,
+    NoSession,
+    Ping,
+    Pong,
+    RefusalCode,
+    Refused,
+    VersionError,
+    WireError,
+)
+from insitu_service.acknowledger import Acknowledger, Send
+from insitu_service.data_path import DataPath
+from insitu_service.intake import Intake
+from insitu_service.lobby import Lobby
+from insitu_service.session import Sessions
+
+_log = logging.getLogger("insitu.ingest")
+
+
+class Reception:
+    """Dispatches messages; raises nothing that a producer could provoke."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        lobby: Lobby,
+        data_path: DataPath,
+        acknowledger: Acknowledger,
+        intake: Intake,
+        send: Send,
+    ) -> None:
+        self.sessions = sessions
+        self.lobby = lobby
+        self.acknowledger = acknowledger
+        self._data_path = data_path
+        self._intake = intake
+        self._send = send
+
+    def handle(self, identity: bytes, message: Message, now: float) -> None:
+        """Do what a message asks for."""
+        self._intake.messages += 1
+        if isinstance(message, Hello):
+            self.lobby.hello(identity, message, now)
+            return
+        if not isinstance(message, (Data, Ping, Bye)):
+            self._intake.refused_messages["unexpected"] += 1
+            return
+        session = self.sessions.of(message.session, identity)
+        if session is None:
+            self._intake.refused_messages["no_session"] += 1
+            self._send(identity, NoSession(message.session))
+            return
+        session.heard_at = now
+        if isinstance(message, Data):
+            if not self.lobby.draining:  # else not acknowledged: it stays with the producer
+                self._data_path.receive(session, message)
+            return
+        figures = session.figures
+        figures.pushed_samples = message.pushed_rows
+        figures.dropped_samples = message.dropped_rows
+        figures.blocked_seconds = message.blocked_seconds
+        if isinstance(message, Ping):
+            session.needed_bytes = message.needed_bytes
+            if not self.lobby.draining:
+                self.acknowledger.settle_session(session)
+            self._send(identity, Pong(message.session, message.stamp_ns))
+        else:
+            self.lobby.bye(session, message)
+
+    def malformed(self, identity: bytes, error: WireError) -> None:
+        """Bytes that are no message: counted, and told to a peer that is no producer yet."""
+        if isinstance(error, VersionError):
+            self._intake.refused_hellos[RefusalCode.VERSION] += 1
+            self._send(identity, Refused(RefusalCode.VERSION, str(error), False))
+            return
+        self._intake.refused_messages["malformed"] += 1
+        _log.warning("a message is not understood: %s", error)
+        if not any(session.identity == identity for session in self.sessions):
+            self._send(identity, Refused(RefusalCode.MALFORMED, str(error), False))

@@ -1,0 +1,150 @@
+"""`serve`: from a checked configuration to an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from prometheus_client import CollectorRegistry
+
+from insitu import __version__
+from insitu.config import Config, ConfigError, read_token
+from insitu_service.collector import InsituCollector, expose
+from insitu_service.compose import Service, compose
+from insitu_service.daemon import Closable, Daemon
+from insitu_service.http import create_app
+from insitu_service.http_server import HttpServer, bind_listener
+from insitu_service.logs import configure_logs
+from insitu_service.overview import Overview
+from insitu_service.progress import show_progress
+from insitu_service.readings import Readings
+from insitu_service.signals import Signals
+from insitu_service.supervisor import Supervisor
+
+_log = logging.getLogger("insitu.daemon")
+
+
+def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
+    """Run the service until it is told to stop.
+
+    Args:
+        resume: go on from the newest good checkpoint.
+        reread: reads the configuration again, for SIGHUP.
+
+    Raises:
+        OperatorError: something cannot be had or built; nothing was started.
+    """
+    secrets = [read_token(p) for p in (config.stream.token_file, config.http.token_file) if p]
+    configure_logs(config.service.log_level, config.service.log_format, secrets=secrets)
+    listener = bind_listener(config.http.host, config.http.port)
+    context: zmq.Context[Any] = zmq.Context()
+    try:
+        with Signals() as signals:
+            service = compose(config, context, resume=resume)
+            overview = Overview(service)
+            http = HttpServer(_app(service, overview), listener)
+            _announce(service, http)
+            daemon = Daemon(
+                service.ingest,
+                service.learner,
+                service.commands,
+                Supervisor(),
+                reload=lambda: _reload(service, reread),
+                beats=service.beats,
+                closables=_closables(service, overview, http),
+            )
+            return daemon.run(signals, f"serving at {http.url}")
+    finally:
+        listener.close()
+        context.destroy(linger=0)
+
+
+def _app(service: Service, overview: Overview) -> Any:
+    token_file = service.config.http.token_file
+    registry = CollectorRegistry()
+    registry.register(InsituCollector(Readings(service, lambda: not problems(service)).read))
+    return create_app(
+        exposition=lambda accept: expose(registry, accept),
+        status=overview.status,
+        ready=lambda: problems(service),
+        alive=lambda: alive(service),
+        post=service.commands.post,
+        token=None if token_file is None else read_token(token_file),
+    )
+
+
+def alive(service: Service) -> bool:
+    """Both workers come by, and the learner has not stopped."""
+    return service.learner.state != "stopped" and all(beat.alive for beat in service.beats)
+
+
+def problems(service: Service) -> list[str]:
+    """Why the service takes no samples now; empty when it does."""
+    found = []
+    if service.learner.state != "running":
+        found.append(f"the service is {service.learner.state}")
+    if not alive(service):
+        found.append("a worker hangs")
+    if service.config.buffer.when_full == "block" and service.buffer.free_samples() == 0:
+        found.append("the stream buffer is full")
+    if service.writer is not None and service.writer.counters.failing:
+        found.append("the last checkpoint could not be written")
+    return found
+
+
+def _announce(service: Service, http: HttpServer) -> None:
+    config = service.config
+    _log.info(
+        "serving stream %s: %s on %s, metrics and control at %s",
+        ", ".join(config.stream.names),
+        config.model.name,
+        service.device,
+        http.url,
+        extra={
+            "url": http.url,
+            "endpoints": service.ingest.endpoints,
+            "version": __version__,
+            "step": service.trainer.steps,
+        },
+    )
+
+
+def _closables(service: Service, overview: Overview, http: HttpServer) -> list[Closable]:
+    """In the order of closing: hooks hear of the last checkpoint, HTTP answers to the end."""
+    parts: list[Closable] = [service.hooks, http]
+    if service.writer is not None:
+        parts.insert(0, service.writer)
+    if sys.stdout.isatty():
+        parts.insert(0, show_progress(overview.status))
+    return parts
+
+
+def _reload(service: Service, reread: Callable[[], Config]) -> None:
+    """Take over what can change while running; keep the old configuration when it is wrong."""
+    try:
+        config = reread()
+    except ConfigError as error:
+        _log.error("the configuration is wrong, the old one stays: %s", error)
+        return
+    configure_logs(config.service.log_level, config.service.log_format)
+    section = config.checkpoint
+    service.recorder.reschedule(section.every_steps, section.every_seconds)
+    taken = {"service": {"log_level", "log_format"}, "checkpoint": {"every_steps", "every_seconds"}}
+    others = [
+        f"{name}.{field}"
+        for name in type(config).model_fields
+        for field in _changed(getattr(service.config, name), getattr(config, name))
+        if field not in taken.get(name, set())
+    ]
+    if others:
+        _log.warning("changed, but only read at a start: %s", ", ".join(others))
+    _log.info("the configuration was read again")
+
+
+def _changed(old: Any, new: Any) -> list[str]:
+    if not hasattr(type(new), "model_fields"):
+        return [] if old == new else ["*"]
+    return [f for f in type(new).model_fields if getattr(old, f) != getattr(new, f)]

@@ -1,0 +1,86 @@
+"""The sessions of the producers that are connected, by number and by producer id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from insitu.stream.ring import Reservation
+from insitu.wire.messages import Data, Hello
+from insitu.wire.receiver import Receiver
+from insitu_service.intake import ProducerFigures
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One producer's connection, and what it has told of itself.
+
+    Args:
+        identity: routing id of its socket.
+        hello: how it introduced itself.
+        receiver: the state of the protocol.
+        heard_at: monotonic seconds of its last message.
+        figures: of the producer.
+    """
+
+    identity: bytes
+    hello: Hello
+    receiver: Receiver
+    heard_at: float
+    figures: ProducerFigures
+    reservation: Reservation | None = None
+    first_fragment: Data | None = None
+    held_bytes: int = 0  # of the batch that found no room; 0 when none waits for it
+    needed_bytes: int = 0
+
+    @property
+    def producer_id(self) -> str:
+        return self.hello.producer_id
+
+    @property
+    def outstanding_bytes(self) -> int:
+        return self.receiver.outstanding_bytes
+
+    @property
+    def starved(self) -> bool:
+        """It waits for credit, and what it holds does not suffice."""
+        return self.held_bytes > 0 or self.needed_bytes > self.outstanding_bytes
+
+
+@dataclass
+class Sessions:
+    """All sessions that live; at most one for each producer id."""
+
+    _by_number: dict[int, Session] = field(default_factory=dict)
+    _by_producer: dict[str, Session] = field(default_factory=dict)
+    _next_number: int = 1
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._by_number.values()))
+
+    def next_number(self) -> int:
+        number, self._next_number = self._next_number, self._next_number + 1
+        return number
+
+    def add(self, session: Session) -> None:
+        self._by_number[session.receiver.session] = session
+        self._by_producer[session.producer_id] = session
+
+    def remove(self, session: Session) -> None:
+        del self._by_number[session.receiver.session]
+        del self._by_producer[session.producer_id]
+
+    def of(self, number: int, identity: bytes) -> Session | None:
+        """The session of this number, if it belongs to this socket."""
+        session = self._by_number.get(number)
+        return session if session is not None and session.identity == identity else None
+
+    def of_producer(self, producer_id: str) -> Session | None:
+        return self._by_producer.get(producer_id)
+
+    def promised_bytes(self) -> int:
+        """Credit granted to all of them and not yet used."""
+        return sum(session.receiver.outstanding_bytes for session in self._by_number.values())
