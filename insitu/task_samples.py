@@ -64,10 +64,12 @@ class Reservoir:
         """Slot -> row that ends there; a later row of the batch overwrites an earlier one."""
         filling = min(max(self._capacity - self.seen, 0), rows)
         chosen = {self.seen + row: row for row in range(filling)}
-        ranks = torch.arange(self.seen + filling, self.seen + rows, dtype=torch.float64)
-        uniform = torch.rand(len(ranks), generator=self._generator, dtype=torch.float64)
-        slots = (uniform * (ranks + 1.0)).to(torch.int64)
-        kept = (slots < self._capacity).nonzero().flatten()
+        if filling == rows:
+            return chosen
+        seen_with_row = np.arange(self.seen + filling + 1, self.seen + rows + 1)
+        draws = torch.rand(rows - filling, generator=self._generator, dtype=torch.float64)
+        slots = (draws.numpy() * seen_with_row).astype(np.int64)
+        kept = np.flatnonzero(slots < self._capacity)
         chosen.update(zip(slots[kept].tolist(), (kept + filling).tolist(), strict=True))
         return chosen
 
@@ -123,12 +125,17 @@ class TaskSamples:
         if batch.rows == 0:
             return
         column = batch.column(Column.TASK)
-        tasks = np.unique(column.numpy()).tolist()
-        for task in tasks:
-            of_task = batch if len(tasks) == 1 else batch.select(column == task, 0)
-            if task not in self._reservoirs:
-                self._reservoirs[task] = Reservoir(self._samples_per_task, self._generator)
-            self._reservoirs[task].add(of_task)
+        tasks = column.numpy()
+        if (tasks == tasks[0]).all():
+            self._add(int(tasks[0]), batch)
+            return
+        for task in np.unique(tasks).tolist():
+            self._add(task, batch.select(column == task, 0))
+
+    def _add(self, task: int, rows: Batch) -> None:
+        if task not in self._reservoirs:
+            self._reservoirs[task] = Reservoir(self._samples_per_task, self._generator)
+        self._reservoirs[task].add(rows)
 
     def tasks(self) -> list[int]:
         """The tasks with rows, in the order of their first."""

@@ -72,8 +72,9 @@ def fisher_diagonal(
             the chunk is at least one sample.
 
     Example:
-        With l = (w x - y)^2 / 1 the gradient is 2 (w x - y) x, here 2 and -4.
+        With l = (w x - y)^2 the gradient is 2 (w x - y) x, here 2 and -4.
 
+        >>> import torch
         >>> from insitu.objectives.regress import Regress
         >>> from insitu.schema import Schema
         >>> schema = Schema.of({"x": ("float32", (1,)), "y": ("float32", (1,))})

@@ -31,6 +31,7 @@ from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
 from insitu.strategies.base import Observation, Strategy, check_state_keys
 from insitu.strategies.fisher import FisherEstimate, fisher_diagonal, trainable
+from insitu.strategies.quadratic_penalty import quadratic_penalty
 from insitu.task_samples import TaskSamples
 
 
@@ -121,12 +122,10 @@ class OnlineEWC(Strategy):
     def penalty(self, batch: Batch, outputs: Tensor) -> Tensor | None:
         if not self.importance:
             return None
-        weights = dict(self._module.named_parameters())
-        terms = [
-            (importance * (weights[name] - self.anchor[name]).square()).sum()
-            for name, importance in self.importance.items()
-        ]
-        return 0.5 * self._strength * torch.stack(terms).sum()
+        weights = [self._module.get_parameter(name) for name in self.importance]
+        return quadratic_penalty(
+            self._strength, list(self.importance.values()), list(self.anchor.values()), weights
+        )
 
     def observe(self, observation: Observation) -> None:
         self._samples.add(_rememberable(observation.batch.fresh()))
@@ -183,8 +182,10 @@ class OnlineEWC(Strategy):
 
 def _rememberable(batch: Batch) -> Batch:
     """The rows that their producer allows to be kept."""
-    refused = (batch.column(Column.FLAGS) & SampleFlag.NO_REPLAY).bool()
-    return batch.select(~refused, 0) if refused.any() else batch
+    flags = batch.column(Column.FLAGS).numpy()
+    if not flags.any():
+        return batch
+    return batch.select(torch.from_numpy((flags & SampleFlag.NO_REPLAY) == 0), 0)
 
 
 def _copied(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
