@@ -42,6 +42,13 @@ class ServiceSection(Section):
         Literal["auto", "json", "plain"],
         setting("Form of a log line on stderr; `auto` is plain on a terminal, else json."),
     ] = "auto"
+    drain_on_stop: Annotated[
+        bool,
+        setting(
+            "Whether a stop trains what is pending first. Else it stays in the checkpoint, and a "
+            "resumed run with the fixed pace equals one that was never stopped, bit by bit."
+        ),
+    ] = True
     drain_seconds: Annotated[
         float,
         setting(
@@ -173,7 +180,9 @@ class PaceSection(Section):
     samples_per_insert: Annotated[
         float,
         setting(
-            "Times that a sample is trained from the ring: exactly (fixed), at most (free).", gt=0
+            "Times that a sample is trained from the ring: exactly (fixed), at most (free).",
+            unit="ratio",
+            gt=0,
         ),
     ] = 1.0
     linger_seconds: Annotated[
@@ -272,7 +281,7 @@ class TrainerSection(Section):
     device: Annotated[
         str,
         setting(
-            "Where the model lives; `auto` is the first GPU, else the CPU.",
+            "Where the model lives: auto (the first GPU, else the CPU), cpu, mps, cuda or cuda:N.",
             pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         ),
     ] = "auto"

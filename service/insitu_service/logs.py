@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -28,8 +28,26 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in record.__dict__.items() if name not in _OWN}
 
 
+def _without(secrets: Sequence[str], value: Any) -> Any:
+    """A value as JSON holds it, with every secret in its texts replaced."""
+    if isinstance(value, Mapping):
+        return {_without(secrets, str(k)): _without(secrets, v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without(secrets, each) for each in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = str(value)
+    for secret in secrets:
+        text = text.replace(secret, _PROTECTED)
+    return text
+
+
 class JSONFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, then the extra fields."""
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC)
@@ -37,23 +55,28 @@ class JSONFormatter(logging.Formatter):
             "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
         }
-        line |= {key: value for key, value in _fields(record).items() if key not in line}
+        said = {"message": record.getMessage(), **_fields(record)}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+            said["exception"] = self.formatException(record.exc_info)
+        line |= {k: v for k, v in _without(self._secrets, said).items() if k not in line}
+        return json.dumps(line, ensure_ascii=False)
 
 
 class PlainFormatter(logging.Formatter):
     """For people: the time of day, the level, the message, then the extra fields."""
 
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._secrets = secrets
+
     def format(self, record: logging.LogRecord) -> str:
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        said = f"{record.getMessage()} {fields}".rstrip()
+        if record.exc_info:
+            said += f"\n{self.formatException(record.exc_info)}"
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        parts = [f"{clock} {record.levelname.lower():7} {record.getMessage()}"]
-        parts += [f"{key}={value}" for key, value in _fields(record).items()]
-        line = " ".join(parts)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{clock} {record.levelname.lower():7} {_without(self._secrets, said)}"
 
 
 class RepetitionFilter(logging.Filter):
@@ -92,26 +115,16 @@ class RepetitionFilter(logging.Filter):
         return True
 
 
-class SafeHandler(logging.Handler):
-    """Writes lines without the secrets; a reader that is gone ends nothing but the log.
+class LineHandler(logging.Handler):
+    """Writes lines; a reader that is gone ends nothing but the log.
 
     Without a stream it writes to whatever `sys.stderr` is at the moment, so that a live table
     on the same terminal can put the lines above itself.
     """
 
-    def __init__(self, stream: TextIO | None, secrets: Iterable[str]) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
         self._stream = stream
-        plain = [secret for secret in secrets if secret]
-        # as JSON spells them too, longest first, so that no part of one is left
-        spelled = {*plain, *(json.dumps(secret, ensure_ascii=False)[1:-1] for secret in plain)}
-        self._secrets = sorted(spelled, key=len, reverse=True)
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        for secret in self._secrets:
-            line = line.replace(secret, _PROTECTED)
-        return line
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -143,12 +156,14 @@ def configure_logs(
         repetition_seconds: see `RepetitionFilter`.
     """
     plain = form == "plain" or (form == "auto" and (stream or sys.stderr).isatty())
-    handler = SafeHandler(stream, secrets)
-    handler.setFormatter(PlainFormatter() if plain else JSONFormatter())
+    # the longest first, so that no part of one is left
+    hidden = sorted((secret for secret in secrets if secret), key=len, reverse=True)
+    handler = LineHandler(stream)
+    handler.setFormatter(PlainFormatter(hidden) if plain else JSONFormatter(hidden))
     handler.addFilter(RepetitionFilter(repetition_seconds))
     logger = logging.getLogger("insitu")
     for old in list(logger.handlers):
-        if isinstance(old, SafeHandler):
+        if isinstance(old, LineHandler):
             logger.removeHandler(old)
     logger.addHandler(handler)
     logger.setLevel(level.upper())

@@ -174,7 +174,7 @@ def _trainer(part: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _tasks(part: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
     newest = part[-1]
-    return [("task", f"{newest['name']} ({newest.get('state', '?')}), {len(part)} visits so far")]
+    return [("task", f"{newest['name']} ({newest.get('state', '?')}), {number(len(part))} in all")]
 
 
 def _producers(part: list[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from insitu.errors import OperatorError
+from insitu_service import exit_codes
 
 
 @click.command()
@@ -51,10 +53,11 @@ def push(
     repeat: int,
     token_file: Path | None,
     flush_seconds: float,
-) -> None:
+) -> int:
     """Push the arrays of FILE, rows first: .npz with one array a field, or .npy with one.
 
-    The type and shape of every array must be those of the stream's fields.
+    The type and shape of every array must be those of the stream's fields. Prints the books of
+    the producer; the exit code is 4 when the service did not take every sample.
     """
     from insitu.config.machine import read_token
     from insitu_producers import Producer
@@ -63,11 +66,26 @@ def push(
     token = None if token_file is None else read_token(token_file)
     name = producer_id or f"push-{source.stem}"
     options: dict[str, Any] = {} if token is None else {"token": token}
-    with Producer(endpoint, stream=stream, producer_id=name, **options) as producer:
+    with Producer(
+        endpoint, stream=stream, producer_id=name, linger_seconds=0.5, **options
+    ) as producer:
         for cursor, rows in enumerate(_paced(arrays, rows_per_push, rate, repeat), start=1):
             producer.push(rows, task=task, cursor=cursor, evaluate=evaluate)
         producer.flush(timeout=flush_seconds)
-        click.echo(str(producer.stats()))
+        books = producer.stats()
+    shown = {
+        "pushed_rows": books.pushed_rows,
+        "acknowledged_rows": books.acknowledged_rows,
+        "quarantined_rows": books.quarantined_rows,
+        "dropped_rows": dict(books.dropped_rows),
+        "acknowledged_bytes": books.acknowledged_bytes,
+        "blocked_seconds": round(books.blocked_seconds, 3),
+    }
+    click.echo(json.dumps(shown))
+    if books.acknowledged_rows == books.pushed_rows:
+        return exit_codes.OK
+    click.echo(f"not every sample was taken: {books.last_error or 'see the books'}", err=True)
+    return exit_codes.UNREACHABLE
 
 
 def read_arrays(source: Path, field: str) -> dict[str, Any]:
@@ -81,7 +99,7 @@ def read_arrays(source: Path, field: str) -> dict[str, Any]:
 
     try:
         if source.suffix == ".npz":
-            with np.load(source, allow_pickle=False) as archive:
+            with source.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         elif source.suffix == ".npy":
             arrays = {field: np.load(source, mmap_mode="r", allow_pickle=False)}

@@ -27,6 +27,7 @@ _CODES = {
     "ConfigError": exit_codes.USAGE,
     "PortError": exit_codes.RESOURCE,
     "UnreachableError": exit_codes.UNREACHABLE,
+    "WaitTimeoutError": exit_codes.UNREACHABLE,
     "NonFiniteLoss": exit_codes.NON_FINITE,
     "CheckpointDamaged": exit_codes.CHECKPOINT,
     "CheckpointFailed": exit_codes.RESOURCE,
