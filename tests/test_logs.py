@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from insitu_service.logs import RepetitionFilter, configure_logs
-from insitu_service.progress import PlainLines, line, show_progress, table
+from insitu_service.progress import LiveTable, PlainLines, line, show_progress, table
 from insitu_service.status import figures
 
 STATUS: dict[str, Any] = {
@@ -167,3 +168,15 @@ def test_plain_lines_come_until_closed_and_once_more() -> None:
     progress.close()
     progress.close()
     assert stream.getvalue() == line(STATUS) + "\n"
+
+
+def test_a_terminal_gets_a_table_that_ends_complete() -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        progress = show_progress(lambda: STATUS, stream=terminal)
+        assert isinstance(progress, LiveTable)
+        progress.close()
+        shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "1,234 at 10/s" in shown
+    assert "none yet, 1 failed" in shown

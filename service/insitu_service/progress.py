@@ -124,8 +124,16 @@ def table(status: Status) -> RenderableType:
         grid.add_row(label, value)
         filled, capacity = _fill(label, status)
         if capacity:
-            grid.add_row("", ProgressBar(capacity, min(filled, capacity), width=_BAR_WIDTH))
+            grid.add_row("", _bar(filled, capacity))
     return grid
+
+
+def _bar(filled: int, capacity: int) -> ProgressBar:
+    # plain colours, which a terminal of 8 colours has too
+    return ProgressBar(
+        capacity, min(filled, capacity), width=_BAR_WIDTH, style="bright_black",
+        complete_style="green", finished_style="green",
+    )  # fmt: skip
 
 
 def _fill(label: str, status: Status) -> tuple[int, int]:
