@@ -71,7 +71,7 @@ def _record(draw: Draw) -> list[Any]:
     ended = [(visit.name, visit.samples) for visit in draw.ended_tasks]
     if draw.batch is None:
         return [ended]
-    bits = [tensor.contiguous().view(torch.uint8).tolist() for tensor in draw.batch.fields.values()]
+    bits = [tensor.numpy().tobytes() for tensor in draw.batch.fields.values()]
     return [ended, bits, draw.batch.provenance.tolist()]
 
 

@@ -99,7 +99,8 @@ class Reservoir(Policy):
         if most_draws is not None and not ending:
             slots = self._within(slots, most_draws, generator)
         self._draws += count
-        chosen = np.unique(slots)
+        # by first appearance, so that where in the ring a sample lies changes nothing
+        chosen = slots[np.sort(np.unique(slots, return_index=True)[1])]
         first = chosen[self._unseen.contains(chosen)]
         self._unseen.remove(first)
         self._seen.append(first)
