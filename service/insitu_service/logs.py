@@ -59,7 +59,7 @@ class JSONFormatter(logging.Formatter):
         said = {"message": record.getMessage(), **_fields(record)}
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
-        line |= {k: v for k, v in _without(self._secrets, said).items() if k not in line}
+        line |= {k: _without(self._secrets, v) for k, v in said.items() if k not in line}
         return json.dumps(line, ensure_ascii=False)
 
 
