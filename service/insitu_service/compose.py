@@ -89,7 +89,7 @@ def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Servi
     commands = CommandQueue(on_post=buffer.interrupt)
     sessions = Sessions()
     door = _door(config, trainer.objective)
-    ingest = _ingest(config, context, buffer, sessions, door, inbox, intake)
+    ingest = compose_ingest(config, context, buffer, sessions, door, inbox, intake)
     buffer.on_room = ingest.wake
     learner = Learner(
         buffer,
@@ -162,7 +162,7 @@ def _recording(
     return writer, recorder
 
 
-def _ingest(
+def compose_ingest(
     config: Config,
     context: zmq.Context[Any],
     buffer: StreamBuffer,
