@@ -90,7 +90,14 @@ REASONS: Mapping[str, tuple[str, ...]] = {
     "insitu_quarantined_samples_total": tuple(
         code.value for code in NackCode if code not in RESEND_CODES
     ),
-    "insitu_refused_messages_total": ("malformed", "no_session", "too_big", "unexpected"),
+    "insitu_refused_messages_total": (
+        "internal",
+        "malformed",
+        "no_session",
+        "too_big",
+        "unexpected",
+    ),
+    "insitu_broken_connections_total": ("handshake", "no_bye", "no_session"),
     "insitu_refused_sessions_total": tuple(code.value for code in RefusalCode),
 }
 
@@ -118,6 +125,10 @@ _STREAM = (
         "trained_samples", "samples", ("source",),
         "Rows trained; a sample that is drawn or replayed again counts again.",
     ),
+    _counter(
+        "skipped_samples", "samples", (),
+        "Samples drawn for a step that made no update: something was not finite.",
+    ),
     _counter("dropped_samples", "samples", (), "Samples that the full buffer gave up unseen."),
     _counter(
         "quarantined_samples", "samples", ("reason",), "Samples refused because of their values."
@@ -132,6 +143,10 @@ _STREAM = (
     _counter("clipped_values", "values", (), "Non-finite values that were mended."),
     _counter("refused_messages", "messages", ("reason",), "Messages that were not acted on."),
     _counter("refused_sessions", "times", ("reason",), "Producers that were turned away."),
+    _counter(
+        "broken_connections", "connections", ("reason",),
+        "Connections that broke off before BYE, or never spoke ZeroMQ.",
+    ),
     _counter("expired_sessions", "sessions", (), "Sessions ended because nothing was heard."),
     _counter("fenced_sessions", "sessions", (), "Sessions ended by a newer one of the same id."),
     _counter("unsent_messages", "messages", (), "Answers that could not be sent."),

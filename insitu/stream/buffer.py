@@ -209,10 +209,17 @@ class StreamBuffer:
             self._scheduler.counters.reserved -= reservation.rows
             self._condition.notify_all()
 
-    def skip(self, stamp: Stamp, rows: int) -> None:
-        """Take note of the position after a batch of `rows` that did not enter (quarantine)."""
+    def skip(self, stamp: Stamp, rows: int) -> bool:
+        """Take note of the position after a batch of `rows` that did not enter (quarantine).
+
+        Returns:
+            False when the buffer is shut: the batch may not be acknowledged.
+        """
         with self._condition:
+            if self._shut:
+                return False
             self._positions[stamp.producer_id] = stamp.position(rows)
+        return True
 
     def refuse(self, stamp: Stamp, rows: int) -> None:
         """Count a batch that was dropped because the buffer was full, and its position."""
@@ -313,6 +320,7 @@ class StreamBuffer:
         """The stream goes on after `end`."""
         with self._condition:
             self._ended = self._scheduler.ending = False
+            self._condition.notify_all()
 
     def shut(self) -> None:
         """Take nothing more, for good: what comes after the last checkpoint would be lost."""
@@ -324,6 +332,16 @@ class StreamBuffer:
         with self._condition:
             reserved = self._scheduler.counters.reserved
             return self._ended and self._scheduler.unseen == 0 and reserved == 0
+
+    def rest(self, timeout_seconds: float) -> None:
+        """Wait while the stream is over and there is nothing to draw.
+
+        `reopen`, `interrupt` and the timeout end it.
+        """
+        with self._condition:
+            if self._ended and self._scheduler.unseen == 0 and not self._interrupted:
+                self._condition.wait(timeout_seconds)
+            self._interrupted = False
 
     def interrupt(self) -> None:
         """Wake a waiting draw, or the next one that would wait; it returns None."""

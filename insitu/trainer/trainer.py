@@ -165,7 +165,7 @@ class Trainer:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = gradient_norm(gradients)
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        finite = math.isfinite((total.detach() + norm).item())
+        finite = self._is_finite(total, norm)
         if finite:
             self._update(gradients, norm)
         else:
@@ -177,6 +177,11 @@ class Trainer:
             self._observe(batch, forward)
             clock.ends("strategy")
         return self._report(forward, penalties, norm, learning_rate, not finite, clock.seconds)
+
+    def is_finite(self) -> bool:
+        """Whether every weight and buffer of the model is a number; waits for the device."""
+        values = [t for t in self.module.state_dict().values() if t.is_floating_point()]
+        return all(bool(value.isfinite().all()) for value in values)
 
     def end_task(self, task: int) -> None:
         """Consolidate: the task with this index has ended and all its samples were trained."""
@@ -288,6 +293,12 @@ class Trainer:
         for parameter in self._parameters:
             parameter.grad = None
 
+    def _is_finite(self, total: Tensor, norm: Tensor) -> bool:
+        """One look at both; a GPU has to finish the backward pass for it."""
+        if self.device.type == "cpu":
+            return math.isfinite(total.item()) and math.isfinite(norm.item())
+        return math.isfinite((total.detach() + norm).item())
+
     def _update(self, gradients: list[Tensor], norm: Tensor) -> None:
         if self.gradient_clip_norm is not None and gradients:
             clip(gradients, norm, self.gradient_clip_norm)
@@ -357,6 +368,6 @@ def _mean(losses: Tensor) -> Tensor | None:
 def _mean_produced_at_ns(batch: Batch) -> int:
     if batch.fresh_rows == 0:
         return 0
-    # in float64, as the sum of a few such integers overflows
-    times = batch.provenance[: batch.fresh_rows, _PRODUCED_AT_NS]
-    return int(times.mean(dtype=torch.float64).item())
+    # Python's integers, as the sum of a few such times overflows 64 bits
+    times = batch.provenance[: batch.fresh_rows, _PRODUCED_AT_NS].tolist()
+    return int(sum(times) // len(times))

@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from insitu.errors import InsituError
-from insitu.trainer import NonFiniteLoss
 from insitu_service.beat import Beat
+from insitu_service.blame import exit_code_of
 from insitu_service.commands import CommandQueue
-from insitu_service.exit_codes import INTERNAL, NON_FINITE, OK, PLUGIN
+from insitu_service.exit_codes import OK
 from insitu_service.ingest import Ingest
 from insitu_service.learner import Learner
 from insitu_service.signals import Signals
@@ -119,11 +119,7 @@ class Daemon:
 
     def _exit_code(self) -> int:
         failure = self.learner.failure or self.ingest.failure
-        if failure is None:
-            return OK
-        if isinstance(failure, NonFiniteLoss):
-            return NON_FINITE
-        return PLUGIN if isinstance(failure, InsituError) else INTERNAL
+        return OK if failure is None else exit_code_of(failure)
 
 
 def _log_outcome(name: str, done: Future[dict[str, Any]]) -> None:

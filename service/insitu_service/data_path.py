@@ -12,16 +12,19 @@ from insitu.errors import ProducerError
 from insitu.stream.buffer import StreamBuffer
 from insitu.stream.ring import Reservation
 from insitu.stream.stamp import Stamp
-from insitu.wire.messages import Data, NackCode
+from insitu.wire.messages import Data, Nack, NackCode
 from insitu.wire.receiver import Duplicate, GoBack, Refused, Write
 from insitu_service.acknowledger import Acknowledger, Send
 from insitu_service.door import Door, Refusal
 from insitu_service.intake import Intake
 from insitu_service.lobby import abandon
-from insitu_service.probe_inbox import ProbeInbox
+from insitu_service.probe_inbox import Probe, ProbeInbox
 from insitu_service.session import Session
 
 _log = logging.getLogger("insitu.ingest")
+
+#: of a text in a message
+_MOST_CHARACTERS = 4096
 
 
 class DataPath:
@@ -31,7 +34,6 @@ class DataPath:
         door: which rows may come in.
         probes: where held-out rows go.
         drops_newest: what a batch without room meets: dropped, or asked for again.
-        max_fragment_bytes: as in WELCOME; larger ones are ignored and counted.
     """
 
     def __init__(
@@ -44,7 +46,6 @@ class DataPath:
         send: Send,
         *,
         drops_newest: bool,
-        max_fragment_bytes: int,
     ) -> None:
         self._buffer = buffer
         self._door = door
@@ -53,76 +54,107 @@ class DataPath:
         self._intake = intake
         self._send = send
         self._drops_newest = drops_newest
-        self._max_fragment_bytes = max_fragment_bytes
 
     def receive(self, session: Session, data: Data) -> None:
         """One fragment. Raises nothing that a producer could provoke."""
-        if len(data.payload) > self._max_fragment_bytes:
-            self._intake.refused_messages["too_big"] += 1
-            return
         action = session.receiver.receive(data)
         if isinstance(action, Write):
             self._write(session, action)
         elif isinstance(action, GoBack):
-            self._intake.go_backs += 1
-            abandon(session, self._buffer)
-            self._send(session.identity, action.nack)
+            self._go_back(session, action.nack)
         elif isinstance(action, Refused):
             abandon(session, self._buffer)
             self._intake.producer_dropped_samples += action.gap_rows
-            self._intake.received_samples += action.rows
-            self._intake.quarantined_samples[action.nack.code] += action.rows
-            self._buffer.skip(_stamp(session, data), data.rows)
-            self._send(session.identity, action.nack)
-            self._acknowledger.owe(session)
+            self._refuse(session, data, action.nack)
         elif isinstance(action, Duplicate):
             self._intake.duplicate_batches += data.fragment + 1 == data.fragments
             self._acknowledger.owe(session)
+
+    def _go_back(self, session: Session, nack: Nack) -> None:
+        self._intake.go_backs += 1
+        abandon(session, self._buffer)
+        if nack.code == NackCode.CORRUPT:
+            self._tell(session, nack.text)
+        self._send(session.identity, nack)
+
+    def _refuse(self, session: Session, data: Data, nack: Nack) -> None:
+        """A batch that is settled without being taken: counted, and told to both sides."""
+        if nack.code == NackCode.TOO_BIG:
+            self._intake.refused_messages["too_big"] += 1
+        self._intake.received_samples += data.rows
+        self._intake.quarantined_samples[nack.code] += data.rows
+        self._buffer.skip(_stamp(session, data), data.rows)
+        self._tell(session, nack.text)
+        self._send(session.identity, nack)
+        self._acknowledger.owe(session)
 
     def _write(self, session: Session, write: Write) -> None:
         data = write.data
         if write.begin and not self._begin(session, write):
             return
         reservation = session.reservation
-        if reservation is None:
-            return  # its room was given back; the producer will be asked for the batch again
-        reservation.write(data.offset, data.payload)
-        if write.complete:
-            self._complete(session, session.first_fragment or data)
+        if reservation is not None:
+            reservation.write(data.offset, data.payload)
+        if not write.complete:
+            return
+        if reservation is not None:
+            self._complete(session, session.first_fragment or data, reservation)
+        elif self._drops_newest:
+            self._drop(session, session.first_fragment or data)
 
     def _begin(self, session: Session, write: Write) -> bool:
+        """Make room for a batch; False when it is not to be stored now, or never."""
         data = write.data
         abandon(session, self._buffer)
         session.first_fragment = data
-        session.reservation = self._buffer.reserve(data.rows)
-        if session.reservation is None and not (self._drops_newest and write.complete):
+        session.held_bytes = 0
+        try:
+            session.reservation = self._buffer.reserve(data.rows)
+        except ProducerError as error:  # it would not even fit an empty ring
+            nack = session.receiver.quarantine(NackCode.TOO_BIG, str(error))
+            self._refuse(session, data, nack)
+            return False
+        if session.reservation is None and not self._drops_newest:
             self._intake.full_batches += 1
             self._send(session.identity, session.receiver.no_room())
             session.held_bytes = data.payload_bytes
             self._acknowledger.owe(session)
             return False
-        session.held_bytes = 0
         self._intake.producer_dropped_samples += write.gap_rows
         return True
 
-    def _complete(self, session: Session, first: Data) -> None:
-        reservation, session.reservation = session.reservation, None
-        assert reservation is not None
+    def _drop(self, session: Session, first: Data) -> None:
+        """The whole batch came and found no room: the newest goes, and counts as dropped."""
+        try:
+            self._buffer.refuse(_stamp(session, first), first.rows)
+        except ProducerError as error:  # such as one task name too many
+            nack = session.receiver.quarantine(NackCode.MALFORMED, str(error))
+            self._refuse(session, first, nack)
+            return
         self._intake.received_samples += first.rows
         self._intake.received_bytes += first.payload_bytes
         self._acknowledger.owe(session)
+        session.receiver.settled()
+
+    def _complete(self, session: Session, first: Data, reservation: Reservation) -> None:
         refusal = self._door.inspect(reservation.views())
         if self._door.mends:
             reservation.write_back()
         try:
-            if not self._admit(session, first, reservation, refusal):
-                self._buffer.abandon(reservation)
-                session.receiver.no_room()  # and not a word: the service is about to end
-                return
+            admitted = self._admit(session, first, reservation, refusal)
         except ProducerError as error:  # such as one task name too many
-            self._buffer.abandon(reservation)
+            admitted = True
+            abandon(session, self._buffer)
             self._buffer.skip(_stamp(session, first), first.rows)
             refusal = Refusal(NackCode.MALFORMED, str(error), np.ones(first.rows, bool))
+        self._acknowledger.owe(session)
+        if not admitted:
+            abandon(session, self._buffer)
+            session.receiver.no_room()  # and not a word: the service is about to end
+            return
+        session.reservation = None
+        self._intake.received_samples += first.rows
+        self._intake.received_bytes += first.payload_bytes
         self._settle(session, first.rows, refusal)
 
     def _admit(
@@ -132,9 +164,13 @@ class DataPath:
         stamp = _stamp(session, first)
         keep = None if refusal is None else ~refusal.bad_rows
         if first.flags & SampleFlag.EVALUATE:
-            self._probes.put(first.task, self._probe(first, stamp, reservation, keep))
+            # first the probe, then its position: between the two a checkpoint loses nothing, and
+            # what it then holds too early the examiner knows by its number
+            batch = self._probe(first, stamp, reservation, keep)
+            self._probes.put(Probe(first.task, batch, stamp.producer_id, stamp.epoch, stamp.seq))
+            if not self._buffer.skip(stamp, first.rows):
+                return False
             self._buffer.abandon(reservation)
-            self._buffer.skip(stamp, first.rows)
             return True
         return self._buffer.commit(reservation, stamp, keep=keep)
 
@@ -158,13 +194,19 @@ class DataPath:
             session.receiver.settled()
         else:
             bad = int(refusal.bad_rows.sum())
-            nack = session.receiver.quarantine(NackCode(refusal.code), refusal.text)
+            text = refusal.text[:_MOST_CHARACTERS]
+            nack = session.receiver.quarantine(NackCode(refusal.code), text)
             self._intake.quarantined_samples[refusal.code] += bad
-            _log.warning("producer %s: %s", session.producer_id, refusal.text)
+            self._tell(session, text)
             self._send(session.identity, nack)
         session.figures.accepted_samples += rows - bad
         self._intake.accepted_batches += 1
         self._intake.accepted_samples += rows - bad
+
+    def _tell(self, session: Session, text: str) -> None:
+        """One line in an interval for each producer, however much of it is bad."""
+        producer_id = session.producer_id
+        _log.warning("producer %r: %s", producer_id, text, extra={"key": f"data {producer_id}"})
 
 
 def _stamp(session: Session, first: Data) -> Stamp:

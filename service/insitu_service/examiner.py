@@ -61,13 +61,21 @@ class Examiner:
         self._inbox = inbox
         self._task_index = task_index
         self._task_names = task_names
+        self._newest: dict[str, tuple[int, int]] = {}  # producer -> epoch and number of its probe
         self.picture = ExaminationPicture(matrix.metric, matrix.higher_is_better)
 
     def take_in(self) -> None:
-        """Keep the probes that have come since the last time."""
-        for task, batch in self._inbox.take_all():
-            batch.provenance[:, Column.TASK] = self._task_index(task)
-            self._probes.add(batch)
+        """Keep the probes that have come since the last time, each once.
+
+        After a resume a producer may send one again that the checkpoint holds already.
+        """
+        for probe in self._inbox.take_all():
+            number = probe.epoch, probe.seq
+            if number <= self._newest.get(probe.producer_id, (0, 0)):
+                continue
+            self._newest[probe.producer_id] = number
+            probe.batch.provenance[:, Column.TASK] = self._task_index(probe.task)
+            self._probes.add(probe.batch)
 
     def examine(
         self, trainer: Trainer, ended_task: int | None = None
@@ -101,9 +109,15 @@ class Examiner:
 
     def state_dict(self) -> dict[str, Any]:
         self.take_in()
-        return {"probes": self._probes.state_dict(), "matrix": self._matrix.state_dict()}
+        newest = [[name, *number] for name, number in self._newest.items()]
+        return {
+            "probes": self._probes.state_dict(),
+            "matrix": self._matrix.state_dict(),
+            "newest": newest,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._probes.load_state_dict(state["probes"])
         self._matrix.load_state_dict(state["matrix"])
+        self._newest = {name: (epoch, seq) for name, epoch, seq in state["newest"]}
         self._repaint({})

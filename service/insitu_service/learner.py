@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from insitu.errors import OperatorError
 from insitu.report import StepReport
 from insitu.stream.buffer import Draw, StreamBuffer
 from insitu.stream.transfer import Transfer
@@ -92,8 +93,8 @@ class Learner:
         self._drain_seconds = drain_seconds
         self._evaluate_every_steps = evaluate_every_steps
         self._beat = beat
-        self._stop: Command | None = None
-        self._drain: Command | None = None
+        self._stops: list[Command] = []
+        self._drains: list[Command] = []
         self._drain_deadline = float("inf")
 
     def run(self) -> None:
@@ -127,6 +128,8 @@ class Learner:
             self._learn(draw)
         elif self.state == "draining":
             self._maybe_drained()
+        else:
+            self._buffer.rest(_TURN_SECONDS)
         if self.state == "draining" and time.monotonic() > self._drain_deadline:
             self._finish_drain(complete=False)
         self._recorder.save_if_due(self._trainer.steps)
@@ -142,7 +145,7 @@ class Learner:
         try:
             report = self._trainer.step(batch)
         except NonFiniteLoss as error:
-            self._tally.non_finite_loss()
+            self._tally.non_finite_loss(batch.fresh_rows)
             self._alert("non_finite_loss", str(error))
             if not self._recorder.can_roll_back:
                 raise
@@ -186,10 +189,7 @@ class Learner:
             self._begin_stop(command)
 
     def _begin_stop(self, command: Command) -> None:
-        if self._stop is not None:
-            command.done.set_result({"state": self.state})
-            return
-        self._stop = command
+        self._stops.append(command)
         if not (command.arguments.get("drain", True) and self._drain_on_stop):
             self._close_door("the service stops")
             self._finish_drain(complete=True)
@@ -200,10 +200,11 @@ class Learner:
             self._drain_deadline = time.monotonic() + self._drain_seconds
 
     def _begin_drain(self, command: Command | None, why: str) -> None:
-        if self.state == "drained" and command is not None:
-            command.done.set_result({"state": self.state})
-            return
-        self._drain = command or self._drain
+        if command is not None:
+            self._drains.append(command)
+            if self.state == "drained":  # nothing came since
+                self._finish_drain(complete=True)
+                return
         self.state = "draining"
         self._close_door(why)
         if command is not None:  # for good: what is open now has ended
@@ -224,14 +225,27 @@ class Learner:
                 self._pending(),
             )
         self._buffer.shut()  # what comes after the last checkpoint must not be acknowledged
+        problem = self._save_at_end()
+        waiting = [*self._drains, *self._stops]
+        self.state = "stopped" if self._stops else "drained"
+        if self._stops and problem is not None:
+            self.failure = problem
+        self._drains, self._stops = [], []
         result = {"step": self._trainer.steps, "pending_samples": self._pending()}
-        self._recorder.save_at_end(self._trainer.steps)
-        self.state = "drained"
-        if self._drain is not None and not self._drain.done.done():
-            self._drain.done.set_result(result)
-        if self._stop is not None:
-            self.state = "stopped"
-            self._stop.done.set_result(result)
+        for command in waiting:
+            if problem is None:
+                command.done.set_result(result)
+            else:
+                command.done.set_exception(problem)
+
+    def _save_at_end(self) -> OperatorError | None:
+        """Write the last checkpoint; why it could not be, if so."""
+        try:
+            self._recorder.save_at_end(self._trainer.steps)
+        except OperatorError as error:
+            _log.error("no last checkpoint: %s", error)
+            return error
+        return None
 
     def _pending(self) -> int:
         return self._buffer.snapshot().unseen_samples
@@ -247,14 +261,23 @@ class Learner:
         self.failure = error
         _log.error("%s: %s", what, error)
         self._close_door(what)
+        self._buffer.shut()  # nobody will train what comes now
+        if isinstance(error, NonFiniteLoss) and self._trainer.is_finite():
+            self._save_at_end()  # the step was refused, and what is pending is worth keeping
         self._alert("learner_failed", f"{what}: {error}")
 
     def _reason(self) -> str | None:
         return None if self.failure is None else str(self.failure)
 
     def _refuse_commands(self) -> None:
-        for command in self._commands.close():
-            command.done.set_result({"state": "stopped"})
+        waiting = [*self._drains, *self._stops, *self._commands.close()]
+        for command in waiting:
+            command.done.set_exception(
+                OperatorError(
+                    f"the service has stopped at step {self._trainer.steps}",
+                    consequence=f"{command.name} was not carried out",
+                )
+            )
 
 
 def _step_payload(report: StepReport) -> dict[str, Any]:

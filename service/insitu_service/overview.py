@@ -60,6 +60,7 @@ class Overview:
         return {
             "received_samples": intake.received_samples,
             "trained_samples": self._service.tally.fresh_samples,
+            "skipped_samples": self._service.tally.skipped_samples,
             "dropped_samples": buffer.dropped + intake.producer_dropped_samples,
             "quarantined_samples": sum(intake.quarantined_samples.values()),
             "duplicate_batches": intake.duplicate_batches,

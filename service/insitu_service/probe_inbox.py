@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 from insitu.batch import Batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """A batch of held-out rows: its task by name, and its number at its producer."""
+
+    task: str
+    batch: Batch
+    producer_id: str
+    epoch: int
+    seq: int
 
 
 class ProbeInbox:
@@ -14,17 +26,17 @@ class ProbeInbox:
     """
 
     def __init__(self, capacity_batches: int = 10_000) -> None:
-        self._batches: deque[tuple[str, Batch]] = deque()
+        self._batches: deque[Probe] = deque()
         self._capacity_batches = capacity_batches
         self.refused_batches = 0
 
-    def put(self, task: str, batch: Batch) -> None:
+    def put(self, probe: Probe) -> None:
         """Called by the ingest thread."""
         if len(self._batches) >= self._capacity_batches:
             self.refused_batches += 1
             return
-        self._batches.append((task, batch))
+        self._batches.append(probe)
 
-    def take_all(self) -> list[tuple[str, Batch]]:
+    def take_all(self) -> list[Probe]:
         """Called by the learner: what has come since the last call, in order."""
         return [self._batches.popleft() for _ in range(len(self._batches))]

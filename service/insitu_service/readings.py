@@ -57,11 +57,13 @@ class Readings:
         yield from _by_label("quarantined_samples", intake.quarantined_samples)
         yield from _by_label("refused_messages", intake.refused_messages)
         yield from _by_label("refused_sessions", intake.refused_hellos)
+        yield from _by_label("broken_connections", intake.broken_connections)
         yield _counter("clipped_values", service.door.clipped_values)
         yield _counter("dropped_samples", service.buffer.snapshot().dropped)
         tally = service.tally
         yield _counter("trained_samples", tally.fresh_samples, "fresh")
         yield _counter("trained_samples", tally.replayed_samples, "replayed")
+        yield _counter("skipped_samples", tally.skipped_samples)
 
     def _buffer(self) -> Iterator[Reading]:
         fill = self._service.buffer.snapshot()

@@ -13,7 +13,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from insitu.checkpoint import NoGoodCheckpoint, Snapshot, SnapshotBuffers, newest_good
+from insitu.checkpoint import (
+    CheckpointFailed,
+    NoGoodCheckpoint,
+    Snapshot,
+    SnapshotBuffers,
+    newest_good,
+)
 from insitu.errors import OperatorError
 from insitu_service.checkpoint_writer import CheckpointWriter
 
@@ -117,18 +123,18 @@ class Recorder:
             self._pending.add_done_callback(lambda path: _tell(done, path))
 
     def save_at_end(self, step: int) -> None:
-        """The last checkpoint of a run; waits until it is on the disk."""
+        """The last checkpoint of a run, if one is wanted; waits until it is on the disk.
+
+        Raises:
+            CheckpointFailed: it is not.
+        """
         if self._writer is None or not self._on_stop:
             return
         snapshot = self._capture(_LAST_CAPTURE_SECONDS)
         if snapshot is None:
-            _log.error("no last checkpoint: the disk did not take the ones before")
-            return
+            raise CheckpointFailed("the disk did not take the checkpoints before the last one")
         self._saved_step = step
-        try:
-            self._write(self._writer, snapshot, step).result()
-        except OperatorError as error:
-            _log.error("no last checkpoint: %s", error)
+        self._write(self._writer, snapshot, step).result()
 
     def restore(self) -> Path:
         """Load the newest good checkpoint into all parts; reports damaged ones on the way.

@@ -11,7 +11,8 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from insitu import __version__
-from insitu.config import Config, ConfigError, read_token
+from insitu.config import Config, read_token
+from insitu.errors import InsituError
 from insitu_service.collector import InsituCollector, expose
 from insitu_service.compose import Service, compose
 from insitu_service.daemon import Closable, Daemon
@@ -126,7 +127,7 @@ def _reload(service: Service, reread: Callable[[], Config]) -> None:
     """Take over what can change while running; keep the old configuration when it is wrong."""
     try:
         config = reread()
-    except ConfigError as error:
+    except (InsituError, OSError) as error:
         _log.error("the configuration is wrong, the old one stays: %s", error)
         return
     configure_logs(config.service.log_level, config.service.log_format)

@@ -21,6 +21,7 @@ class ServiceStatus(TypedDict):
 class StreamStatus(TypedDict):
     received_samples: int
     trained_samples: int
+    skipped_samples: int
     dropped_samples: int
     quarantined_samples: int
     duplicate_batches: int

@@ -23,6 +23,7 @@ class Tally:
         self.roll_backs = 0
         self.task_ends = 0
         self.fresh_samples = 0
+        self.skipped_samples = 0
         self.replayed_samples = 0
         self.phase_seconds = dict.fromkeys(PHASES, 0.0)
         self.age_seconds_sum = 0.0
@@ -36,8 +37,11 @@ class Tally:
         now = time.time()
         self.steps += 1
         self.skipped_steps += report.skipped
-        self.fresh_samples += report.fresh_samples
-        self.replayed_samples += report.replayed_samples
+        if report.skipped:
+            self.skipped_samples += report.fresh_samples
+        else:
+            self.fresh_samples += report.fresh_samples
+            self.replayed_samples += report.replayed_samples
         seconds = self.phase_seconds
         for phase, spent in report.phase_seconds.items():
             seconds[phase] += spent
@@ -50,8 +54,10 @@ class Tally:
         self.last_report = report
         self.last_step_at = now
 
-    def non_finite_loss(self) -> None:
+    def non_finite_loss(self, fresh_samples: int) -> None:
+        """A step that was broken off before its update, with so many samples of the stream."""
         self.non_finite_losses += 1
+        self.skipped_samples += fresh_samples
 
     def rolled_back(self) -> None:
         self.roll_backs += 1
