@@ -82,7 +82,7 @@ class Receiver:
         session: number of the session, as in WELCOME.
         row_bytes: of the stream's schema.
         checksum_kind: as in WELCOME.
-        max_batch_bytes: as in WELCOME.
+        max_batch_bytes, max_fragment_bytes: as in WELCOME; None for no limit.
         next_seq, next_row: the position to go on from, such as a restored one.
     """
 
@@ -93,6 +93,7 @@ class Receiver:
         checksum_kind: str,
         max_batch_bytes: int,
         *,
+        max_fragment_bytes: int | None = None,
         next_seq: int = 1,
         next_row: int = 0,
     ) -> None:
@@ -103,6 +104,7 @@ class Receiver:
         self._row_bytes = row_bytes
         self._checksum_kind = checksum_kind
         self._max_batch_bytes = max_batch_bytes
+        self._max_fragment_bytes = max_fragment_bytes
         self._open: Data | None = None
         self._next_fragment = 0
         self._next_offset = 0
@@ -184,6 +186,12 @@ class Receiver:
 
     def _write(self, data: Data, *, begin: bool) -> Action:
         size = len(data.payload)
+        if self._max_fragment_bytes is not None and size > self._max_fragment_bytes:
+            return self._refuse(
+                data, NackCode.TOO_BIG,
+                f"fragment {data.fragment} has {size} bytes; allowed: up to "
+                f"{self._max_fragment_bytes}",
+            )  # fmt: skip
         end = self._next_offset + size
         complete = data.fragment + 1 == data.fragments
         if complete != (end == data.payload_bytes):

@@ -26,14 +26,16 @@ from insitu_service.beat import Beat
 from insitu_service.building import build_buffer, build_trainer, choose_device
 from insitu_service.checkpoint_writer import CheckpointCounters, CheckpointWriter
 from insitu_service.commands import CommandQueue
+from insitu_service.connection_watch import ConnectionWatch
 from insitu_service.data_path import DataPath
 from insitu_service.door import Door
+from insitu_service.endpoints import bind_router
 from insitu_service.examiner import Examiner
 from insitu_service.generators import part_generator
 from insitu_service.greeting import Terms
 from insitu_service.hook_actions import Action, CallFunction, PostJson, RunCommand
 from insitu_service.hook_runner import Hook, HookRunner
-from insitu_service.ingest import Ingest, Outbox, bind_router
+from insitu_service.ingest import Ingest, Outbox
 from insitu_service.intake import Intake
 from insitu_service.learner import Learner
 from insitu_service.lobby import Lobby
@@ -193,10 +195,11 @@ def compose_ingest(
     )  # fmt: skip
     data_path = DataPath(
         buffer, door, inbox, acknowledger, intake, send,
-        drops_newest=when_full == "drop_newest", max_fragment_bytes=MAX_FRAGMENT_BYTES,
+        drops_newest=when_full == "drop_newest",
     )  # fmt: skip
     reception = Reception(sessions, lobby, data_path, acknowledger, intake, send)
-    return Ingest(router, reception, endpoints, beat=Beat(_STUCK_SECONDS))
+    watch = ConnectionWatch(router, intake, sessions.at_descriptor)
+    return Ingest(router, reception, watch, endpoints, beat=Beat(_STUCK_SECONDS))
 
 
 #: the optimum of throughput over tcp and ipc; larger frames let heartbeats starve

@@ -7,7 +7,7 @@ lie in the ring, so nothing is copied. Pure: no sockets, no locks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ class Door:
     ) -> None:
         self._floating = [f for f in schema.fields if _is_floating(f)]
         self._ranges = {name: bounds for name, bounds in ranges.items() if bounds != (None, None)}
+        self._bfloat16 = {f.name for f in schema.fields if f.dtype == "bfloat16"}
         self._non_finite = non_finite
         self.clipped_values = 0
 
@@ -55,22 +56,38 @@ class Door:
         return self._non_finite == "clip"
 
     def inspect(self, views: Views) -> Refusal | None:
-        """None when all rows may enter."""
-        if self._non_finite != "accept":
-            for field in self._floating:
-                view = views[field.name]
-                if _all_finite(view, field.dtype):
-                    continue
-                if self.mends:
-                    self.clipped_values += _clip(view, field.dtype, self._ranges.get(field.name))
-                    continue
-                bad = _any_per_row(~_finite(view, field.dtype))
-                return Refusal("non_finite", _non_finite_text(field, bad), bad)
+        """None when all rows may enter; else every row that may not, whatever its fault.
+
+        The code is that of the first fault; the text names one for each field at fault.
+        """
+        refusals = [*self._non_finite_rows(views), *self._rows_out_of_range(views)]
+        if not refusals:
+            return None
+        bad = np.logical_or.reduce([refusal.bad_rows for refusal in refusals])
+        text = "; ".join(refusal.text for refusal in refusals)
+        return Refusal(refusals[0].code, text, bad)
+
+    def _non_finite_rows(self, views: Views) -> Iterator[Refusal]:
+        if self._non_finite == "accept":
+            return
+        for field in self._floating:
+            view = views[field.name]
+            if _all_finite(view, field.dtype):
+                continue
+            if self.mends:
+                self.clipped_values += _clip(view, field.dtype, self._ranges.get(field.name))
+                continue
+            bad = _any_per_row(~_finite(view, field.dtype))
+            yield Refusal("non_finite", _non_finite_text(field, bad), bad)
+
+    def _rows_out_of_range(self, views: Views) -> Iterator[Refusal]:
         for name, (low, high) in self._ranges.items():
-            refusal = _outside(name, views[name], low, high)
+            view = views[name]
+            if name in self._bfloat16:
+                view = (view.astype(np.uint32) << 16).view(np.float32)
+            refusal = _outside(name, view, low, high)
             if refusal is not None:
-                return refusal
-        return None
+                yield refusal
 
 
 def _is_floating(field: Field) -> bool:
@@ -142,6 +159,7 @@ def _outside(name: str, view: np.ndarray, low: float | None, high: float | None)
     text = (
         f"field {name!r}: value {value} in row {int(bad.argmax())} is outside of "
         f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]; "
-        f"{int(bad.sum())} of {len(bad)} rows are quarantined"
+        f"{int(bad.sum())} of {len(bad)} rows are quarantined; push values in this range, or "
+        f"change stream.fields.{name} and the objective's options"
     )
     return Refusal("range", text, bad)

@@ -56,7 +56,7 @@ class Terms:
             return Refused(RefusalCode.STREAM, text, False)
         difference = self.schema.difference(hello.schema)
         if difference:
-            return Refused(RefusalCode.SCHEMA, difference, False)
+            return Refused(RefusalCode.SCHEMA, difference[:4096], False)
         if draining:
             return Refused(RefusalCode.DRAINING, draining, True)
         known = sessions.of_producer(hello.producer_id) is not None
@@ -81,6 +81,7 @@ class Terms:
             self.schema.row_bytes,
             choose(hello.capabilities),
             self.max_batch_bytes,
+            max_fragment_bytes=self.max_fragment_bytes,
             next_seq=next_seq,
             next_row=next_row,
         )

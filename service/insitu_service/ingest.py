@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from insitu.errors import OperatorError
 from insitu.wire.codec import decode, encode
 from insitu.wire.messages import Message, WireError
 from insitu_service.beat import Beat
+from insitu_service.connection_watch import ConnectionWatch
 from insitu_service.intake import Intake
 from insitu_service.reception import Reception
 
@@ -28,10 +28,10 @@ _log = logging.getLogger("insitu.ingest")
 #: most messages of one turn, so that acks and wake-ups never wait for long
 _TURN_MESSAGES = 256
 _TURN_SECONDS = 1.0
+#: frames of a message that are looked at; a legal one has two
+_MOST_FRAMES = 4
 #: frames above this are not copied out of ZeroMQ's memory before they are handled
 _COPY_BELOW_BYTES = 4096
-#: beyond this ZeroMQ itself cuts the connection; legal messages are far below
-_MAX_MESSAGE_BYTES = 64 << 20
 
 
 class Outbox:
@@ -49,41 +49,13 @@ class Outbox:
             self._intake.unsent_messages += 1
 
 
-def bind_router(
-    context: zmq.Context[zmq.Socket[bytes]], endpoints: Sequence[str]
-) -> tuple[zmq.Socket[bytes], list[str]]:
-    """A ROUTER on all endpoints, and the addresses it got (`tcp://*:*` takes a free port).
-
-    Raises:
-        OperatorError: an endpoint cannot be had; names it.
-    """
-    router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    router.setsockopt(zmq.LINGER, 0)
-    router.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
-    router.setsockopt(zmq.RCVHWM, 256)
-    router.setsockopt(zmq.IPV6, 1)
-    bound = []
-    for endpoint in endpoints:
-        try:
-            router.bind(endpoint)
-            bound.append(router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
-        except zmq.ZMQError as error:
-            router.close()
-            raise OperatorError(
-                f"stream endpoint {endpoint!r} cannot be bound: {error.strerror}",
-                consequence="the service does not start",
-                remedy="end whatever holds it, or choose another in stream.endpoints",
-            ) from error
-    return router, bound
-
-
 class Ingest:
     """Runs the reception on a socket until it is stopped.
 
     Args:
         router: bound; used and closed by the thread that calls `run`.
         reception: handles the messages.
+        watch: of the connections below the messages.
         beat: called at every turn.
     """
 
@@ -91,6 +63,7 @@ class Ingest:
         self,
         router: zmq.Socket[bytes],
         reception: Reception,
+        watch: ConnectionWatch,
         endpoints: Sequence[str],
         *,
         beat: Beat,
@@ -101,6 +74,7 @@ class Ingest:
         self.endpoints = endpoints
         self._router = router
         self._reception = reception
+        self._watch = watch
         self.beat = beat
         self._clock = clock
         self._ours, self._theirs = socket.socketpair()
@@ -136,6 +110,7 @@ class Ingest:
     def run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
+        poller.register(self._watch.socket, zmq.POLLIN)
         poller.register(self._ours.fileno(), zmq.POLLIN)
         try:
             while not self._stopping:
@@ -144,6 +119,7 @@ class Ingest:
             self.failure = error
             _log.exception("the ingest thread failed")
         finally:
+            self._watch.close()
             self._router.close()
             self._ours.close()
             self._theirs.close()
@@ -153,6 +129,8 @@ class Ingest:
         now = self._clock()
         if self._ours.fileno() in events:
             self._look_up()
+        if self._watch.socket in events:
+            self._watch.look()
         if self._router in events:
             for _ in range(_TURN_MESSAGES):
                 if not self._receive(now):
@@ -177,17 +155,26 @@ class Ingest:
         except zmq.Again:
             return False
         frames: list[bytes | memoryview] = []
+        descriptor = -1
         while router.getsockopt(zmq.RCVMORE):
             frame = router.recv(copy=False)
+            if not frames:
+                descriptor = int(frame.get(zmq.SRCFD))
             size = len(frame)
-            if size > _COPY_BELOW_BYTES:
-                frames.append(frame.buffer)
-            else:
-                frames.append(frame.bytes)
+            if len(frames) >= _MOST_FRAMES:
+                continue  # enough to see that it is no message; the rest is let go of
+            frames.append(frame.buffer if size > _COPY_BELOW_BYTES else frame.bytes)
         try:
             message = decode(frames)
         except WireError as error:
             self._reception.malformed(identity, error)
         else:
-            self._reception.handle(identity, message, now)
+            self._handle(identity, message, now, descriptor)
         return True
+
+    def _handle(self, identity: bytes, message: Message, now: float, descriptor: int) -> None:
+        """A fault of ours in one message costs one session, not the service."""
+        try:
+            self._reception.handle(identity, message, now, descriptor)
+        except Exception:
+            self._reception.failed(identity, message)

@@ -37,6 +37,7 @@ class Intake:
         self.producer_dropped_samples = 0
         self.refused_messages: Counter[str] = Counter()  # by reason
         self.refused_hellos: Counter[str] = Counter()  # by code
+        self.broken_connections: Counter[str] = Counter()  # by reason
         self.expired_sessions = 0
         self.fenced_sessions = 0
         self.full_batches = 0  # came without room and were asked for again

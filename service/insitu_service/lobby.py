@@ -42,14 +42,14 @@ class Lobby:
         self._send = send
         self._timeout_seconds = timeout_seconds
 
-    def hello(self, identity: bytes, hello: Hello, now: float) -> None:
+    def hello(self, identity: bytes, hello: Hello, now: float, descriptor: int = -1) -> None:
         """Open a session, or say why not."""
         refusal = self._terms.refusal(hello, self._sessions, self.draining)
         if refusal is not None:
             self._intake.refused_hellos[refusal.code] += 1
             self._send(identity, refusal)
-            words = ("producer %s is refused (%s): %s", hello.producer_id, refusal.code)
-            _log.warning(*words, refusal.text)
+            words = ("producer %r is refused (%s): %s", hello.producer_id, refusal.code)
+            _log.warning(*words, refusal.text, extra={"key": f"refused {refusal.code}"})
             return
         if not self._make_way(identity, hello):
             return
@@ -62,14 +62,25 @@ class Lobby:
         if lost:
             self._lost(hello, lost)
         session = Session(
-            identity, hello, receiver, now, self._intake.of_producer(hello.producer_id)
+            identity,
+            hello,
+            receiver,
+            now,
+            self._intake.of_producer(hello.producer_id),
+            descriptor,
         )
         self._sessions.add(session)
         self._buffer.reopen()
         position = positions.get(hello.producer_id)
         window = self._acknowledger.window(session)
         self._send(identity, self._terms.welcome(receiver, position, window))
-        _log.info("producer %s has come, at batch %d", hello.producer_id, receiver.next_seq)
+        producer_id = hello.producer_id
+        _log.info(
+            "producer %s has come, at batch %d",
+            producer_id,
+            receiver.next_seq,
+            extra={"key": f"come {producer_id}"},
+        )
 
     def _make_way(self, identity: bytes, hello: Hello) -> bool:
         """End the session that this producer id has; False when the newcomer is the older one."""
@@ -82,7 +93,7 @@ class Lobby:
             return False
         if other.hello.epoch < hello.epoch:
             self._fence(other.identity, Fenced(hello.epoch, text))
-            _log.warning("%s: the older one is fenced", text)
+            _log.warning("%s: the older one is fenced", text, extra={"key": "fenced"})
             self._buffer.leave(other.producer_id)
         self.close(other)
         return True
@@ -144,6 +155,6 @@ class Lobby:
 
 def abandon(session: Session, buffer: StreamBuffer) -> None:
     """Give back the room of a batch that is not complete."""
-    if session.reservation is not None:
-        buffer.abandon(session.reservation)
-        session.reservation = None
+    reservation, session.reservation = session.reservation, None
+    if reservation is not None and reservation.open:
+        buffer.abandon(reservation)

@@ -49,11 +49,11 @@ class Reception:
         self._intake = intake
         self._send = send
 
-    def handle(self, identity: bytes, message: Message, now: float) -> None:
-        """Do what a message asks for."""
+    def handle(self, identity: bytes, message: Message, now: float, descriptor: int = -1) -> None:
+        """Do what a message asks for; `descriptor` is that of the connection it came by."""
         self._intake.messages += 1
         if isinstance(message, Hello):
-            self.lobby.hello(identity, message, now)
+            self.lobby.hello(identity, message, now, descriptor)
             return
         if not isinstance(message, (Data, Ping, Bye)):
             self._intake.refused_messages["unexpected"] += 1
@@ -84,9 +84,31 @@ class Reception:
         """Bytes that are no message: counted, and told to a peer that is no producer yet."""
         if isinstance(error, VersionError):
             self._intake.refused_hellos[RefusalCode.VERSION] += 1
+            _log.warning("a peer is refused: %s", error, extra={"key": "version"})
             self._send(identity, Refused(RefusalCode.VERSION, str(error), False))
             return
         self._intake.refused_messages["malformed"] += 1
-        _log.warning("a message is not understood: %s", error)
+        extra = {"key": "malformed"}
+        _log.warning("a message is not understood and ignored: %s", error, extra=extra)
         if not any(session.identity == identity for session in self.sessions):
-            self._send(identity, Refused(RefusalCode.MALFORMED, str(error), False))
+            self._send(identity, Refused(RefusalCode.MALFORMED, _cut(str(error)), False))
+
+    def failed(self, identity: bytes, message: Message) -> None:
+        """Handling this message raised: our fault. The session ends; its producer may come again.
+
+        What it has not been acknowledged it still holds and sends again, so nothing is lost.
+        """
+        self._intake.refused_messages["internal"] += 1
+        kind = type(message).__name__
+        text = "a %s message could not be handled; this is a fault in insitu, please report it"
+        _log.exception(text, kind, extra={"key": f"failed {kind}"})
+        number = getattr(message, "session", 0)
+        session = self.sessions.of(number, identity)
+        if session is not None:
+            self.lobby.close(session)
+            self._send(identity, NoSession(number))
+
+
+def _cut(text: str) -> str:
+    """As much of a text as fits a message."""
+    return text[:4096]

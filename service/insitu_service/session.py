@@ -21,6 +21,7 @@ class Session:
         receiver: the state of the protocol.
         heard_at: monotonic seconds of its last message.
         figures: of the producer.
+        descriptor: of its connection, as the monitor of the socket names it.
     """
 
     identity: bytes
@@ -28,6 +29,7 @@ class Session:
     receiver: Receiver
     heard_at: float
     figures: ProducerFigures
+    descriptor: int = -1
     reservation: Reservation | None = None
     first_fragment: Data | None = None
     held_bytes: int = 0  # of the batch that found no room; 0 when none waits for it
@@ -80,6 +82,13 @@ class Sessions:
 
     def of_producer(self, producer_id: str) -> Session | None:
         return self._by_producer.get(producer_id)
+
+    def at_descriptor(self, descriptor: int) -> str | None:
+        """The id of the producer that is connected there."""
+        for session in self._by_number.values():
+            if session.descriptor == descriptor:
+                return session.producer_id
+        return None
 
     def promised_bytes(self) -> int:
         """Credit granted to all of them and not yet used."""

@@ -26,6 +26,7 @@ from insitu_service.cli.version import version
 _CODES = {
     "ConfigError": exit_codes.USAGE,
     "PortError": exit_codes.RESOURCE,
+    "EndpointError": exit_codes.RESOURCE,
     "UnreachableError": exit_codes.UNREACHABLE,
     "WaitTimeoutError": exit_codes.UNREACHABLE,
     "NonFiniteLoss": exit_codes.NON_FINITE,
