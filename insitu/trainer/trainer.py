@@ -22,13 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from insitu.batch import Batch, Column
+from insitu.batch import Batch
 from insitu.errors import InternalError
 from insitu.evaluation import Evaluation, evaluation_mode
 from insitu.normalisation import Normaliser
@@ -38,25 +37,13 @@ from insitu.report import StepReport
 from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import state
 from insitu.trainer.gradients import clip, gradient_norm
+from insitu.trainer.naming import named
 from insitu.trainer.non_finite import NonFinite, NonFiniteLoss
 from insitu.trainer.phases import PhaseClock
 from insitu.trainer.placement import device_of, on_device
+from insitu.trainer.reporting import Forward, report
 
 Precision = Literal["float32", "bfloat16"]
-
-#: a plain integer, since indexing by an IntEnum is slow
-_PRODUCED_AT_NS = int(Column.PRODUCED_AT_NS)
-
-
-@dataclass(slots=True)
-class _Forward:
-    """What the forward pass gave; `losses` and `loss` carry the graph."""
-
-    batch: Batch
-    outputs: Tensor
-    losses: Tensor
-    loss: Tensor
-    scores: Mapping[str, Tensor]
 
 
 class Trainer:
@@ -176,7 +163,15 @@ class Trainer:
         if finite and self.strategies:
             self._observe(batch, forward)
             clock.ends("strategy")
-        return self._report(forward, penalties, norm, learning_rate, not finite, clock.seconds)
+        return report(
+            forward,
+            step=self.steps,
+            penalties=penalties,
+            gradient_norm=norm,
+            learning_rate=learning_rate,
+            skipped=not finite,
+            phase_seconds=clock.seconds,
+        )
 
     def is_finite(self) -> bool:
         """Whether every weight and buffer of the model is a number; waits for the device."""
@@ -270,7 +265,7 @@ class Trainer:
         with self._autocast():
             return self.objective.predict(self.model, batch)
 
-    def _forward(self, raw: Batch) -> _Forward:
+    def _forward(self, raw: Batch) -> Forward:
         if raw.rows == 0:
             raise InternalError("a batch of 0 rows came to be trained", allowed="1 row or more")
         batch = self._normalised(raw)
@@ -278,9 +273,9 @@ class Trainer:
         losses = self.objective.losses(outputs, batch)
         fresh_outputs = outputs.detach()[: batch.fresh_rows]
         scores = self.objective.scores(fresh_outputs, batch.fresh())
-        return _Forward(batch, outputs, losses, losses.mean(), scores)
+        return Forward(batch, outputs, losses, losses.mean(), scores)
 
-    def _penalties(self, forward: _Forward) -> dict[str, Tensor]:
+    def _penalties(self, forward: Forward) -> dict[str, Tensor]:
         penalties = {}
         for name, strategy in self.strategies.items():
             penalty = strategy.penalty(forward.batch, forward.outputs)
@@ -314,60 +309,9 @@ class Trainer:
             raise NonFiniteLoss(self.steps + 1, total.item(), norm.item(), self.non_finite)
         self.skipped_steps += 1
 
-    def _observe(self, batch: Batch, forward: _Forward) -> None:
+    def _observe(self, batch: Batch, forward: Forward) -> None:
         observation = Observation(
             batch, forward.outputs.detach(), forward.losses.detach(), self.steps
         )
         for strategy in self.strategies.values():
             strategy.observe(observation)
-
-    def _report(
-        self,
-        forward: _Forward,
-        penalties: Mapping[str, Tensor],
-        norm: Tensor,
-        learning_rate: float,
-        skipped: bool,
-        seconds: Mapping[str, float],
-    ) -> StepReport:
-        batch, losses = forward.batch, forward.losses.detach()
-        loss, fresh, replayed = forward.loss.detach(), batch.fresh_rows, batch.replayed_rows
-        return StepReport(
-            step=self.steps,
-            fresh_samples=fresh,
-            replayed_samples=replayed,
-            loss=loss,
-            loss_fresh=_mean(losses[:fresh]) if replayed else loss,
-            loss_replayed=_mean(losses[fresh:]),
-            penalties={name: penalty.detach() for name, penalty in penalties.items()},
-            scores=forward.scores if fresh else {},
-            gradient_norm=norm,
-            learning_rate=learning_rate,
-            skipped=skipped,
-            phase_seconds=seconds,
-            produced_at_ns=_mean_produced_at_ns(batch),
-        )
-
-
-def named(strategies: Sequence[Strategy]) -> dict[str, Strategy]:
-    """The strategies by unique names, in their order; sets the name of each."""
-    by_name: dict[str, Strategy] = {}
-    for strategy in strategies:
-        own, count = strategy.name, 1
-        while strategy.name in by_name:
-            count += 1
-            strategy.name = f"{own}_{count}"
-        by_name[strategy.name] = strategy
-    return by_name
-
-
-def _mean(losses: Tensor) -> Tensor | None:
-    return losses.mean() if len(losses) else None
-
-
-def _mean_produced_at_ns(batch: Batch) -> int:
-    if batch.fresh_rows == 0:
-        return 0
-    # Python's integers, as the sum of a few such times overflows 64 bits
-    times = batch.provenance[: batch.fresh_rows, _PRODUCED_AT_NS].tolist()
-    return int(sum(times) // len(times))
