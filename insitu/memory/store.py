@@ -13,6 +13,9 @@ from insitu.batch import Batch, Column
 from insitu.errors import InternalError, OperatorError
 from insitu.sampling import Indices
 
+#: torch selects rows of every dtype but these; a view of the same bits is as good
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
 
 class SampleStore:
     """Slots `[0, capacity)` with samples in them, on one device.
@@ -48,8 +51,9 @@ class SampleStore:
         source_devices = {tensor.device for tensor in batch.fields.values()}
         sources = {device: self._index(rows, device) for device in source_devices}
         for name, tensor in batch.fields.items():
-            chosen = tensor.detach().index_select(0, sources[tensor.device])
-            self.fields[name].index_copy_(0, to, chosen.to(self.device, non_blocking=True))
+            chosen = _bits(tensor.detach()).index_select(0, sources[tensor.device])
+            chosen = chosen.to(self.device, non_blocking=True)
+            _bits(self.fields[name]).index_copy_(0, to, chosen)
         kept = torch.from_numpy(rows)
         places = torch.from_numpy(slots)
         self.provenance.index_copy_(0, places, batch.provenance.index_select(0, kept))
@@ -63,7 +67,10 @@ class SampleStore:
     def read(self, slots: Indices) -> Batch:
         """The samples of some slots, copied, as replayed rows; counts them as replayed."""
         index = self._index(slots, self.device)
-        fields = {name: tensor.index_select(0, index) for name, tensor in self.fields.items()}
+        fields = {
+            name: _bits(tensor).index_select(0, index).view(tensor.dtype)
+            for name, tensor in self.fields.items()
+        }
         places = torch.from_numpy(slots)
         self.times_replayed.index_add_(0, places, torch.ones_like(places))
         return Batch(fields, self.provenance.index_select(0, places), 0)
@@ -71,7 +78,7 @@ class SampleStore:
     def state_dict(self, length: int) -> dict[str, Any]:
         """Slots `[0, length)` as views of the live tensors, as modules give theirs."""
         return {
-            "fields": {name: tensor[:length] for name, tensor in self.fields.items()},
+            "fields": {name: t[:length] for name, t in self.fields.items()} if length else {},
             "provenance": self.provenance[:length],
             "times_replayed": self.times_replayed[:length],
             "last_loss": self.last_loss[:length],
@@ -130,3 +137,8 @@ class SampleStore:
             return index.to(device)
         # from pinned memory the copy does not wait for what the device still has to do
         return index.pin_memory().to(device, non_blocking=True)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    signed = _SIGNED.get(tensor.dtype)
+    return tensor if signed is None else tensor.view(signed)
