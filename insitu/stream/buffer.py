@@ -221,13 +221,20 @@ class StreamBuffer:
             self._positions[stamp.producer_id] = stamp.position(rows)
         return True
 
-    def refuse(self, stamp: Stamp, rows: int) -> None:
-        """Count a batch that was dropped because the buffer was full, and its position."""
+    def refuse(self, stamp: Stamp, rows: int) -> bool:
+        """Count a batch that was dropped because the buffer was full, and its position.
+
+        Returns:
+            False when the buffer is shut: the batch may not be acknowledged.
+        """
         with self._condition:
+            if self._shut:
+                return False
             self._ledger.refuse(stamp.task, rows)
             self._positions[stamp.producer_id] = stamp.position(rows)
             self._scheduler.counters.received += rows
             self._scheduler.counters.dropped += rows
+        return True
 
     def leave(self, producer_id: str) -> None:
         """The producer said BYE or expired: after its last sample it is in no task any more."""

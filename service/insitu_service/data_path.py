@@ -79,11 +79,12 @@ class DataPath:
 
     def _refuse(self, session: Session, data: Data, nack: Nack) -> None:
         """A batch that is settled without being taken: counted, and told to both sides."""
+        if not self._buffer.skip(_stamp(session, data), data.rows):
+            return  # the service is about to end; the next one hears of it again
         if nack.code == NackCode.TOO_BIG:
             self._intake.refused_messages["too_big"] += 1
         self._intake.received_samples += data.rows
         self._intake.quarantined_samples[nack.code] += data.rows
-        self._buffer.skip(_stamp(session, data), data.rows)
         self._tell(session, nack.text)
         self._send(session.identity, nack)
         self._acknowledger.owe(session)
@@ -126,10 +127,13 @@ class DataPath:
     def _drop(self, session: Session, first: Data) -> None:
         """The whole batch came and found no room: the newest goes, and counts as dropped."""
         try:
-            self._buffer.refuse(_stamp(session, first), first.rows)
+            counted = self._buffer.refuse(_stamp(session, first), first.rows)
         except ProducerError as error:  # such as one task name too many
             nack = session.receiver.quarantine(NackCode.MALFORMED, str(error))
             self._refuse(session, first, nack)
+            return
+        if not counted:
+            session.receiver.no_room()  # and not a word: the service is about to end
             return
         self._intake.received_samples += first.rows
         self._intake.received_bytes += first.payload_bytes
@@ -166,6 +170,7 @@ class DataPath:
         if first.flags & SampleFlag.EVALUATE:
             # first the probe, then its position: between the two a checkpoint loses nothing, and
             # what it then holds too early the examiner knows by its number
+            self._buffer.task_index(first.task)  # one too many raises here, not in the learner
             batch = self._probe(first, stamp, reservation, keep)
             self._probes.put(Probe(first.task, batch, stamp.producer_id, stamp.epoch, stamp.seq))
             if not self._buffer.skip(stamp, first.rows):

@@ -147,7 +147,7 @@ class Learner:
         except NonFiniteLoss as error:
             self._tally.non_finite_loss(batch.fresh_rows)
             self._alert("non_finite_loss", str(error))
-            if not self._recorder.can_roll_back:
+            if error.policy != "rollback" or not self._recorder.can_roll_back:
                 raise
             path = self._recorder.roll_back("trainer")
             _log.warning("rolled back to %s, step %d", path, self._trainer.steps)
