@@ -60,6 +60,10 @@ class Daemon:
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Daemon:
         """Start it and wait until it is ready."""
         self.launch(*arguments, environment=environment)
+        return self.wait_ready()
+
+    def wait_ready(self) -> Daemon:
+        """Wait until it is ready, after `launch`."""
         wait_for(self._ready, f"the service to be ready; log: {self.log_path}")
         return self
 
