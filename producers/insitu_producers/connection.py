@@ -273,6 +273,8 @@ class Connection:
         """One log line when the service is lost or found, not one a message."""
         session = self._session
         is_open = session.state is SessionState.OPEN
+        if self._stop_at is not None:
+            return
         if is_open and not self._was_open:
             again = " again" if session.sessions > 1 else ""
             logger.info("connected to %s%s", self._endpoint, again)
