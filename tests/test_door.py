@@ -39,7 +39,7 @@ def test_bfloat16_is_checked_by_its_bits(bits: int) -> None:
     assert refusal is not None and refusal.bad_rows.tolist() == [False, True, False, False]
 
 
-def test_a_sum_that_overflows_is_not_taken_for_infinity() -> None:
+def test_the_largest_finite_numbers_are_let_in() -> None:
     data = views("float32")
     data["x"][:] = np.finfo(np.float32).max
     assert door().inspect(data) is None

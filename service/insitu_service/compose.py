@@ -33,6 +33,7 @@ from insitu_service.endpoints import bind_router
 from insitu_service.examiner import Examiner
 from insitu_service.generators import part_generator
 from insitu_service.greeting import Terms
+from insitu_service.heap import keep_freed_memory
 from insitu_service.hook_actions import Action, CallFunction, PostJson, RunCommand
 from insitu_service.hook_runner import Hook, HookRunner
 from insitu_service.ingest import Ingest, Outbox
@@ -76,6 +77,7 @@ class Service:
 
 def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Service:
     """Make the service; binds the stream's endpoints, loads the checkpoint, starts no worker."""
+    keep_freed_memory()
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     device = choose_device(config.trainer.device)

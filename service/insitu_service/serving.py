@@ -16,6 +16,7 @@ from insitu.errors import InsituError
 from insitu_service.collector import InsituCollector, expose
 from insitu_service.compose import Service, compose
 from insitu_service.daemon import Closable, Daemon
+from insitu_service.heap import settle_garbage_collector
 from insitu_service.http import create_app
 from insitu_service.http_server import HttpServer, bind_listener
 from insitu_service.logs import configure_logs
@@ -47,6 +48,7 @@ def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
             service = compose(config, context, resume=resume)
             overview = Overview(service)
             http = HttpServer(_app(service, overview), listener)
+            settle_garbage_collector()
             _announce(service, http)
             daemon = Daemon(
                 service.ingest,
