@@ -493,3 +493,54 @@ def test_on_a_gpu_a_block_is_not_filled_again_before_it_was_copied() -> None:
         buffer.release(draw)
     got = torch.cat([batch.fields["id"] for batch in moved])
     assert got.tolist() == list(range(400))
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_only_the_rows_that_are_kept_enter_and_the_position_counts_all(scattered: bool) -> None:
+    buffer = buffer_of(FIRO(32, watermark_samples=0), FreePace(1.0, 0.0), seed=1)
+    source = Source(buffer)
+    if scattered:  # leave free slots in disorder
+        source.push(32)
+        for _ in range(8):
+            take(buffer, 4)
+        source = Source(buffer, "b")
+    reservation = buffer.reserve(6)
+    assert reservation is not None
+    assert (reservation.start < 0) == scattered
+    reservation.write(0, source.payload(6))
+    keep = np.array([True, False, True, True, False, False])
+    assert reservation.copied(keep)["id"].tolist() == [0, 2, 3]
+    assert reservation.copied()["id"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert buffer.commit(reservation, source.stamp(6), keep=keep)
+    assert buffer.positions()[source.name].rows == 6
+    assert buffer.free_samples() == 32 - 3
+    assert sorted(take(buffer, 6) or []) == [0, 2, 3]
+    assert_books_balance(buffer)
+
+
+def test_a_batch_of_which_no_row_is_kept_only_moves_the_position() -> None:
+    buffer = buffer_of(FIFO(8))
+    source = Source(buffer)
+    reservation = buffer.reserve(2)
+    assert reservation is not None
+    assert buffer.commit(reservation, source.stamp(2), keep=np.zeros(2, np.bool_))
+    assert buffer.free_samples() == 8
+    assert buffer.positions()["a"].rows == 2
+    assert_books_balance(buffer)
+
+
+def test_a_shut_buffer_takes_nothing_and_says_so() -> None:
+    buffer = buffer_of(FIFO(8))
+    source = Source(buffer)
+    reservation = buffer.reserve(2)
+    assert reservation is not None
+    stamp = source.stamp(2)
+    buffer.shut()
+    before = buffer.snapshot()
+    assert not buffer.commit(reservation, stamp)
+    assert not buffer.skip(stamp, 2)
+    assert not buffer.refuse(stamp, 2)
+    assert buffer.positions() == {}
+    assert buffer.snapshot() == before
+    buffer.abandon(reservation)
+    assert buffer.free_samples() == 8
