@@ -179,6 +179,9 @@ def test_the_page_shows_the_golden_bytes() -> None:
     for name, block in shown.items():
         digits = "".join(line.split("#")[0] for line in block.splitlines())
         assert bytes.fromhex(digits) == b"".join(golden_frames(name)), name
+        labels = re.findall(r"# (\w+)", block)
+        named = [field.name for field in fields(EXAMPLES[name]) if field.name != "payload"]
+        assert labels[: len(named) + 2] == ["array", "kind", *named], name
 
 
 def test_the_page_has_every_field_of_every_message() -> None:
