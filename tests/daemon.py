@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from forked import ForkedCommand
 from prometheus_client.parser import text_string_to_metric_families
 
 PATIENCE_SECONDS = 60.0
@@ -54,7 +53,7 @@ class Daemon:
         self.config.setdefault("http", {}).setdefault("port", 0)
         self.config.setdefault("service", {}).setdefault("log_format", "json")
         self.log_path = directory / "service.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: ForkedCommand | None = None
         self.url = ""
 
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Daemon:
@@ -71,13 +70,13 @@ class Daemon:
         """Start it without waiting."""
         path = self.directory / "run.yaml"
         path.write_text(yaml.safe_dump(self.config))
-        command = [sys.executable, "-m", "insitu_service.cli", "serve", str(path), *arguments]
-        self._log_began = self.log_path.stat().st_size if self.log_path.exists() else 0
+        self.log_path.touch()
+        self._log_began = self.log_path.stat().st_size
         env = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stderr=log, stdout=log, cwd=self.directory, env=env
-            )
+        words = ["serve", str(path), *arguments]
+        self.process = ForkedCommand(
+            words, output=self.log_path, directory=self.directory, environment=env
+        )
 
     def _ready(self) -> bool:
         assert self.process is not None
