@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from forked import ForkedCommand
 from prometheus_client.parser import text_string_to_metric_families
+
+from forked import ForkedCommand
 
 PATIENCE_SECONDS = 60.0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from daemon import Daemon, wait_for
 
+from daemon import Daemon, wait_for
 from insitu.schema import Schema
 from insitu_producers import Producer
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from daemon import Daemon, wait_for
-from served import books_balance, config, producer, push, wait_log
 
+from daemon import Daemon, wait_for
 from insitu.batch import Column
 from insitu.checkpoint import list_checkpoints, read_checkpoint
+from served import books_balance, config, producer, push, wait_log
 
 RESUMABLE = {
     "service": {"name": "small", "drain_on_stop": False},
@@ -101,9 +104,11 @@ def ended_tasks(daemon: Daemon) -> list[str]:
 
 @pytest.mark.parametrize("policy", BUFFERS)
 def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path, policy: str) -> None:
-    sections = RESUMABLE | BUFFERS[policy] | {
-        "trainer": {"normalise": {"x": "running"}, "gradient_clip_norm": 1.0}
-    }
+    sections = (
+        RESUMABLE
+        | BUFFERS[policy]
+        | {"trainer": {"normalise": {"x": "running"}, "gradient_clip_norm": 1.0}}
+    )
     with (
         daemon_in(tmp_path / "whole", **sections) as whole,
         daemon_in(tmp_path / "parts", **sections) as parts,
@@ -115,7 +120,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path, policy:
         wait_for(lambda: parts.metric("insitu_steps_total") >= 5, "the first steps")
         assert parts.stop() == 0
         stopped, _ = read_checkpoint(newest(parts))
-        assert 0 < stopped["trainer"]["steps"]
+        assert stopped["trainer"]["steps"] > 0
         assert len(stopped["buffer"]["rows"]) > 0
 
         push(source, *TASKS["b"], task="b")  # the service is away
@@ -126,3 +131,155 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path: Path, policy:
         parts.wait_ready()
         assert parts.metric("insitu_lost_samples_total") == 0
         assert differences(finish(whole), finish(parts)) == []
+
+
+def test_after_a_kill_all_but_the_lost_is_trained_once(tmp_path: Path) -> None:
+    with daemon_in(tmp_path, service={"name": "small"}) as daemon:
+        daemon.start()
+        source = producer(daemon, linger_seconds=60)
+        push(source, 0, 160)
+        source.flush(60)
+        daemon.wait_metric("insitu_trained_samples_total", 160, source="fresh")
+        assert daemon.post("checkpoint")[0] == 200
+        push(source, 160, 240)  # acknowledged, and in no checkpoint
+        source.flush(60)
+        daemon.kill()
+
+        push(source, 240, 400)  # nobody is there
+        daemon.start("--resume")
+        source.close()
+        wait_log(daemon, "has ended its stream")
+        daemon.wait_metric("insitu_trained_samples_total", 160, source="fresh")
+        assert daemon.metric("insitu_lost_samples_total") == 80
+        assert "80 samples of producer rank-0" in wait_log(daemon, "are lost")["message"]
+        assert daemon.metric("insitu_trained_samples_total", source="fresh") == 160
+        assert daemon.metric("insitu_duplicate_batches_total") == 0
+        assert source.stats().acknowledged_rows == 400
+        assert books_balance(daemon)
+        assert daemon.stop() == 0
+        state, _ = read_checkpoint(newest(daemon))
+        assert state["buffer"]["scheduler"]["counters"]["drawn_first"] == 320
+
+
+def damage_by_a_flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damage_by_a_cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        daemon.start()
+        with producer(daemon, linger_seconds=60) as source:
+            for end in (80, 160, 240):
+                push(source, end - 80, end)
+                daemon.wait_metric("insitu_trained_samples_total", end, source="fresh")
+                assert daemon.post("checkpoint")[0] == 200
+        daemon.kill()
+        oldest, middle, last = list_checkpoints(tmp_path / "checkpoints")
+        damage_by_a_flip(last / "tensors.safetensors")
+        damage_by_a_cut(middle / "tensors.safetensors")
+
+        daemon.start("--resume")
+        assert daemon.status()["service"]["resumed_from"] == oldest.name
+        told = [n["message"] for n in daemon.log_lines() if "is passed over" in n["message"]]
+        assert [last.name in told[0], middle.name in told[1]] == [True, True]
+        daemon.kill()
+
+        damage_by_a_cut(oldest / "manifest.json")
+        daemon.launch("--resume")
+        assert daemon.wait() == 6
+        assert "all 3 checkpoints" in daemon.log()
+
+
+def test_nothing_to_resume_from_is_exit_code_6(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        daemon.launch("--resume")
+        assert daemon.wait() == 6
+        assert "start without --resume" in daemon.log()
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_exit_code_3(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        daemon.start()
+        directory = tmp_path / "checkpoints"
+        assert not directory.exists()  # nothing was written yet
+        directory.write_text("a file in its way")
+        assert daemon.post("checkpoint")[0] != 200
+        assert daemon.get("/readyz")[0] == 503
+        assert daemon.stop() == 3
+        assert "no last checkpoint" in daemon.log()
+
+
+def test_the_command_line_controls_it(tmp_path: Path) -> None:
+    with daemon_in(tmp_path) as daemon:
+        daemon.start()
+        with producer(daemon, linger_seconds=0.1) as source:
+            push(source, 0, 84)
+            source.flush(60)
+            daemon.wait_metric("insitu_trained_samples_total", 80, source="fresh")
+            code, answer = insitu(daemon, "checkpoint")
+            assert code == 0
+            assert Path(json.loads(answer)["path"]) == newest(daemon)
+            code, answer = insitu(daemon, "status")
+            assert (code, "80" in answer) == (0, True)
+            code, answer = insitu(daemon, "drain")
+            assert (code, json.loads(answer)) == (0, {"step": 11, "pending_samples": 0})
+            assert daemon.status()["service"]["state"] == "drained"
+            push(source, 84, 90)
+            assert source.stats().pending_rows == 6  # drained: it keeps them
+            source.close()
+        code, answer = insitu(daemon, "stop")
+        assert (code, json.loads(answer)["step"]) == (0, 11)
+        assert daemon.wait() == 0
+        code, answer = insitu(daemon, "status")
+        assert code == 4
+
+
+def insitu(daemon: Daemon, command: str) -> tuple[int, str]:
+    """Exit code and standard output of a command of the command line."""
+    command_line = [sys.executable, "-m", "insitu_service.cli", command, "--url", daemon.url]
+    done = subprocess.run(command_line, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout
+
+
+def test_a_restart_under_a_pushing_producer_trains_every_row_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import json, os\n"
+        "from insitu.batch import Column\n"
+        "from insitu.objectives.classify import Classify\n\n"
+        "class Seen(Classify):\n"
+        "    def losses(self, outputs, batch):\n"
+        "        with open(os.environ['SEEN'], 'a') as file:\n"
+        "            print(*batch.column(Column.SAMPLE_ID).tolist(), file=file)\n"
+        "        return super().losses(outputs, batch)\n"
+    )
+    options = {"input": "x", "target": "y", "classes": 4}
+    with daemon_in(tmp_path, objective={"name": "mine:Seen", "options": options}) as daemon:
+        environment = {"SEEN": str(tmp_path / "seen"), "PYTHONPATH": str(tmp_path)}
+        daemon.start(environment=environment)
+        source = producer(daemon, when_full="block", window_bytes=16_000, linger_seconds=60)
+        rows = 6000
+        thread = threading.Thread(target=push, args=(source, 0, rows))
+        thread.start()
+        daemon.wait_metric("insitu_trained_samples_total", 500, source="fresh")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert source.stats().pushed_rows < rows  # the stop came in the middle
+        daemon.start("--resume", environment=environment)
+        thread.join(60)
+        source.close()
+        wait_log(daemon, "has ended its stream")
+        wait_for(lambda: daemon.status()["buffer"]["pending_samples"] == 0, "all to be trained")
+        assert books_balance(daemon)
+        assert daemon.metric("insitu_lost_samples_total") == 0
+        assert daemon.stop() == 0
+    stats = source.stats()
+    assert (stats.acknowledged_rows, stats.pending_rows) == (rows, 0)
+    assert sum(stats.dropped_rows.values()) == 0
+    trained = sorted(map(int, (tmp_path / "seen").read_text().split()))
+    assert trained == list(range(rows))

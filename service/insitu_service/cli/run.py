@@ -31,6 +31,7 @@ _CODES = {
     "WaitTimeoutError": exit_codes.UNREACHABLE,
     "NonFiniteLoss": exit_codes.NON_FINITE,
     "CheckpointDamaged": exit_codes.CHECKPOINT,
+    "NoGoodCheckpoint": exit_codes.CHECKPOINT,
     "CheckpointFailed": exit_codes.RESOURCE,
     "InternalError": exit_codes.INTERNAL,
 }
