@@ -97,7 +97,7 @@ REASONS: Mapping[str, tuple[str, ...]] = {
         "too_big",
         "unexpected",
     ),
-    "insitu_broken_connections_total": ("handshake", "no_bye", "no_session"),
+    "insitu_broken_connections_total": ("no_bye", "no_session"),
     "insitu_refused_sessions_total": tuple(code.value for code in RefusalCode),
 }
 
@@ -145,7 +145,7 @@ _STREAM = (
     _counter("refused_sessions", "times", ("reason",), "Producers that were turned away."),
     _counter(
         "broken_connections", "connections", ("reason",),
-        "Connections that broke off before BYE, or never spoke ZeroMQ.",
+        "Connections that ended without BYE: of a session (no_bye), or of none (no_session).",
     ),
     _counter("expired_sessions", "sessions", (), "Sessions ended because nothing was heard."),
     _counter("fenced_sessions", "sessions", (), "Sessions ended by a newer one of the same id."),

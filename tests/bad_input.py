@@ -1,8 +1,9 @@
-"""What the tests of bad input share: a service to be ill-treated, honest and hostile peers, books."""
+"""What the tests of bad input share: a service to ill-treat, honest and hostile peers, books."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -60,10 +61,10 @@ def honest(daemon: Daemon, name: str = "honest", **how: Any) -> Producer:
     return Producer(daemon.endpoint, stream="lab", producer_id=name, linger_seconds=5.0, **how)
 
 
-def assert_lives(daemon: Daemon) -> None:
+def assert_lives(daemon: Daemon, **how: Any) -> None:
     """A good producer still gets its samples trained, and the books balance."""
     before = daemon.metric("insitu_trained_samples_total", source="fresh")
-    with honest(daemon) as producer:
+    with honest(daemon, **how) as producer:
         producer.push(samples(16))
         producer.flush(timeout=20.0)
         assert producer.stats().acknowledged_rows == 16
@@ -169,3 +170,9 @@ def data(session: int, seq: int, payload: bytes, **changes: Any) -> Data:
         "piece": None, "payload": payload,
     }  # fmt: skip
     return Data(**(values | changes))
+
+
+def first_half(whole: Data) -> Data:
+    """The first of two fragments that a batch is cut into."""
+    half = whole.payload[: len(whole.payload) // 2]
+    return replace(whole, fragments=2, payload=half, checksum=checksum("crc32", half))

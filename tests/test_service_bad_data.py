@@ -228,9 +228,16 @@ def test_numbers_at_the_edge_of_their_range_are_survived(daemon: Daemon) -> None
         payload = payload_of(samples(4))
         peer.send(
             data(
-                welcome.session, 1, payload, first_row=most, produced_at_ns=most, cursor="\0" * 256,
-                flags=2**32 - 2, sample_ids=b"\xff" * 32, piece=([most], [most]),
-            )  # fmt: skip
+                welcome.session,
+                1,
+                payload,
+                first_row=most,
+                produced_at_ns=most,
+                cursor="\0" * 256,
+                flags=2**32 - 2,
+                sample_ids=b"\xff" * 32,
+                piece=([most], [most]),
+            )
         )
         peer.expect(Ack)
     assert_lives(daemon)

@@ -200,7 +200,7 @@ def compose_ingest(
         drops_newest=when_full == "drop_newest",
     )  # fmt: skip
     reception = Reception(sessions, lobby, data_path, acknowledger, intake, send)
-    watch = ConnectionWatch(router, intake, sessions.at_descriptor)
+    watch = ConnectionWatch(router, sessions, intake)
     return Ingest(router, reception, watch, endpoints, beat=Beat(_STUCK_SECONDS))
 
 

@@ -129,13 +129,13 @@ class Ingest:
         now = self._clock()
         if self._ours.fileno() in events:
             self._look_up()
-        if self._watch.socket in events:
-            self._watch.look()
         if self._router in events:
             for _ in range(_TURN_MESSAGES):
                 if not self._receive(now):
                     break
             self._reception.acknowledger.settle()
+        if self._watch.socket in events:
+            self._watch.look()
         self._reception.lobby.expire(now)
 
     def _look_up(self) -> None:

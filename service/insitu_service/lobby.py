@@ -120,8 +120,10 @@ class Lobby:
             session.producer_id,
             bye.pushed_rows,
             bye.dropped_rows,
+            extra={"key": f"bye {session.producer_id}"},
         )
         self._leave(session)
+        self._sessions.part(session.descriptor)
 
     def expire(self, now: float) -> None:
         """End the sessions that have been silent for too long."""
@@ -130,7 +132,8 @@ class Lobby:
             if silence > self._timeout_seconds:
                 self._intake.expired_sessions += 1
                 words = "producer %s has been silent for %.0f s and counts as gone"
-                _log.warning(words, session.producer_id, silence)
+                key = f"expired {session.producer_id}"
+                _log.warning(words, session.producer_id, silence, extra={"key": key})
                 self._leave(session)
 
     def drain(self, text: str) -> None:

@@ -56,6 +56,7 @@ class Sessions:
     _by_number: dict[int, Session] = field(default_factory=dict)
     _by_producer: dict[str, Session] = field(default_factory=dict)
     _next_number: int = 1
+    _parted: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -68,6 +69,7 @@ class Sessions:
         return number
 
     def add(self, session: Session) -> None:
+        self._parted.discard(session.descriptor)
         self._by_number[session.receiver.session] = session
         self._by_producer[session.producer_id] = session
 
@@ -83,12 +85,20 @@ class Sessions:
     def of_producer(self, producer_id: str) -> Session | None:
         return self._by_producer.get(producer_id)
 
-    def at_descriptor(self, descriptor: int) -> str | None:
-        """The id of the producer that is connected there."""
-        for session in self._by_number.values():
-            if session.descriptor == descriptor:
-                return session.producer_id
-        return None
+    def at_descriptor(self, descriptor: int) -> list[Session]:
+        """The sessions that came by this connection, mostly one or none."""
+        return [s for s in self._by_number.values() if s.descriptor == descriptor]
+
+    def part(self, descriptor: int) -> None:
+        """A producer has said BYE; if it was the last of its connection that may end now."""
+        if not self.at_descriptor(descriptor):
+            self._parted.add(descriptor)
+
+    def has_parted(self, descriptor: int) -> bool:
+        """Whether a BYE was the last word of this connection; asked once, when it ends."""
+        parted = descriptor in self._parted
+        self._parted.discard(descriptor)
+        return parted
 
     def promised_bytes(self) -> int:
         """Credit granted to all of them and not yet used."""
