@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -19,10 +20,9 @@ class StepReport:
         step: number of this step, from 1.
         fresh_samples, replayed_samples: rows trained from the stream and from memory.
         loss: mean loss of the objective over all rows, without penalties.
-        loss_fresh, loss_replayed: the same over the rows of each kind; None without such rows.
+        losses: (rows,) loss per sample, fresh rows first.
         penalties: strategy name -> its penalty, as added to the loss.
-        scores: further figures of the objective on the fresh rows (such as `accuracy`), taken
-            before the update, so they are prequential: predict first, then learn.
+        score: makes `scores`.
         gradient_norm: L2 norm over all gradients before clipping; None when not taken.
         learning_rate: of the first parameter group, in force during this step.
         skipped: the loss or the gradient was not finite and no update was made.
@@ -34,12 +34,33 @@ class StepReport:
     fresh_samples: int
     replayed_samples: int
     loss: Tensor
-    loss_fresh: Tensor | None
-    loss_replayed: Tensor | None
+    losses: Tensor
     penalties: Mapping[str, Tensor]
-    scores: Mapping[str, Tensor]
+    score: Callable[[], Mapping[str, Tensor]]
     gradient_norm: Tensor | None
     learning_rate: float
     skipped: bool = False
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
     produced_at_ns: int = 0
+
+    # What follows is computed when somebody first looks: few steps are looked at, and all pay.
+
+    @cached_property
+    def loss_fresh(self) -> Tensor | None:
+        """Mean loss over the rows from the stream; None without any."""
+        return self.losses[: self.fresh_samples].mean() if self.fresh_samples else None
+
+    @cached_property
+    def loss_replayed(self) -> Tensor | None:
+        """Mean loss over the rows from memory; None without any."""
+        return self.losses[self.fresh_samples :].mean() if self.replayed_samples else None
+
+    @cached_property
+    def scores(self) -> Mapping[str, Tensor]:
+        """Further figures of the objective on the fresh rows, such as `accuracy`.
+
+        From the outputs before the update, so they are prequential: predict first, then learn.
+        The rows themselves lie in a block that is filled again three batches later, so look at
+        the newest report and not at an old one.
+        """
+        return self.score() if self.fresh_samples else {}

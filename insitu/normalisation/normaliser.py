@@ -122,6 +122,13 @@ class Normaliser:
             self.samples += fresh.rows
             self._refresh()
 
+    def reset(self) -> None:
+        """Forget all that was counted."""
+        self.samples = 0
+        for statistics in self._statistics.values():
+            statistics.reset()
+        self._refresh()
+
     def normalise(self, batch: Batch) -> Batch:
         """The batch with new float32 tensors for the fields it maps; the others are shared."""
         fields = dict(batch.fields)

@@ -78,6 +78,12 @@ class RunningStatistics:
         self.mean = torch.where(finite, merged_mean, self.mean)
         self.m2 = torch.where(finite, merged_m2, self.m2)
 
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.count, self.mean, self.m2 = (
+            torch.zeros_like(tensor) for tensor in (self.count, self.mean, self.m2)
+        )
+
     def variance(self) -> Tensor:
         """Population variance, float64; 0 before the first sample."""
         return self.m2 / self.count.clamp_min(1.0)

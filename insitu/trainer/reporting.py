@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,7 +22,7 @@ class Forward:
     outputs: Tensor
     losses: Tensor
     loss: Tensor
-    scores: Mapping[str, Tensor]
+    score: Callable[[], Mapping[str, Tensor]]
 
 
 def report(
@@ -36,27 +36,21 @@ def report(
     phase_seconds: Mapping[str, float],
 ) -> StepReport:
     """The report of a step, see `StepReport`; tensors without the graph."""
-    batch, losses = forward.batch, forward.losses.detach()
-    loss, fresh, replayed = forward.loss.detach(), batch.fresh_rows, batch.replayed_rows
+    batch = forward.batch
     return StepReport(
         step=step,
-        fresh_samples=fresh,
-        replayed_samples=replayed,
-        loss=loss,
-        loss_fresh=_mean(losses[:fresh]) if replayed else loss,
-        loss_replayed=_mean(losses[fresh:]) if replayed else None,
+        fresh_samples=batch.fresh_rows,
+        replayed_samples=batch.replayed_rows,
+        loss=forward.loss.detach(),
+        losses=forward.losses.detach(),
         penalties={name: penalty.detach() for name, penalty in penalties.items()},
-        scores=forward.scores if fresh else {},
+        score=forward.score,
         gradient_norm=gradient_norm,
         learning_rate=learning_rate,
         skipped=skipped,
         phase_seconds=phase_seconds,
         produced_at_ns=_mean_produced_at_ns(batch),
     )
-
-
-def _mean(losses: Tensor) -> Tensor | None:
-    return losses.mean() if len(losses) else None
 
 
 def _mean_produced_at_ns(batch: Batch) -> int:

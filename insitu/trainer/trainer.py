@@ -5,7 +5,10 @@
 Notable decisions:
 
 - Losses and scores are *prequential* (Dawid 1984): taken from the forward pass before the update,
-  on samples that were never trained. They cost no second pass.
+  on samples that were never trained. They cost no second pass, and scores that nobody reads
+  nothing at all.
+- Rows are normalised by what was counted before them, and counted once their step is made; only
+  the very first ones are counted first, since there is nothing else to go by.
 - The loss of a step is the mean over its rows, fresh and replayed alike.
 - Nothing in the step makes a GPU wait except one look at loss and gradient norm, between backward
   and update. Whether a step may be made has to be known before weights, moments, schedule and
@@ -133,7 +136,7 @@ class Trainer:
             batch = strategy.augment(batch)
         clock.ends("strategy")
 
-        statistics = self._count(batch)
+        counted = self._count_first(batch)
         forward = self._forward(batch)
         clock.ends("forward")
 
@@ -155,8 +158,10 @@ class Trainer:
         finite = self._is_finite(total, norm)
         if finite:
             self._update(gradients, norm)
+            if not counted:
+                self._count(batch)
         else:
-            self._refuse(total, norm, statistics)
+            self._refuse(total, norm, counted)
         self.steps += 1
         clock.ends("optimizer")
 
@@ -245,13 +250,16 @@ class Trainer:
         self.skipped_steps = int(saved["skipped_steps"])
         state.load_generators(saved["generators"], self.device)
 
-    def _count(self, batch: Batch) -> Mapping[str, Any] | None:
-        """Count the fresh rows; what the statistics were before, to take it back."""
-        if self.normaliser is None:
-            return None
-        before = self.normaliser.state_dict()
-        self.normaliser.update(batch)
-        return before
+    def _count_first(self, batch: Batch) -> bool:
+        """Count the very first rows before they are normalised; later ones after their step."""
+        first = self.normaliser is not None and self.normaliser.samples == 0
+        if first:
+            self._count(batch)
+        return first
+
+    def _count(self, batch: Batch) -> None:
+        if self.normaliser is not None:
+            self.normaliser.update(batch)
 
     def _normalised(self, batch: Batch) -> Batch:
         return batch if self.normaliser is None else self.normaliser.normalise(batch)
@@ -272,8 +280,11 @@ class Trainer:
         outputs = self._predict(batch)
         losses = self.objective.losses(outputs, batch)
         fresh_outputs = outputs.detach()[: batch.fresh_rows]
-        scores = self.objective.scores(fresh_outputs, batch.fresh())
-        return Forward(batch, outputs, losses, losses.mean(), scores)
+
+        def score() -> Mapping[str, Tensor]:
+            return self.objective.scores(fresh_outputs, batch.fresh())
+
+        return Forward(batch, outputs, losses, losses.mean(), score)
 
     def _penalties(self, forward: Forward) -> dict[str, Tensor]:
         penalties = {}
@@ -301,9 +312,10 @@ class Trainer:
         if self.schedule is not None:
             self.schedule.step()
 
-    def _refuse(self, total: Tensor, norm: Tensor, statistics: Mapping[str, Any] | None) -> None:
-        if self.normaliser is not None and statistics is not None:
-            self.normaliser.load_state_dict(statistics)
+    def _refuse(self, total: Tensor, norm: Tensor, counted: bool) -> None:
+        """Leave everything as it was before the step."""
+        if self.normaliser is not None and counted:
+            self.normaliser.reset()
         self._forget_gradients()
         if self.non_finite != "skip":
             raise NonFiniteLoss(self.steps + 1, total.item(), norm.item(), self.non_finite)

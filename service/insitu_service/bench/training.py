@@ -67,7 +67,7 @@ class BareLoop:
             outputs = self._model(self._x[steps % 16])
             loss = torch.nn.functional.cross_entropy(outputs, self._y[steps % 16])
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             steps += 1
         return steps / elapsed
