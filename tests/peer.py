@@ -32,8 +32,7 @@ from insitu.wire.messages import (
     Welcome,
     WireError,
 )
-from insitu.wire.receiver import Duplicate, GoBack, Receiver, Write
-from insitu.wire.receiver import Refused as RefusedBatch
+from insitu.wire.receiver import Duplicate, GoBack, Receiver, Rejected, Write
 from insitu.wire.rows import unpack_rows
 
 
@@ -237,7 +236,7 @@ class Peer:
                 stored.next_seq, stored.next_row = receiver.next_seq, receiver.next_row
             case GoBack(nack=nack):
                 self._send(identity, nack)
-            case RefusedBatch(nack=nack):
+            case Rejected(nack=nack):
                 stored.next_seq, stored.next_row = receiver.next_seq, receiver.next_row
                 self._send(identity, nack)
                 session.dirty = True

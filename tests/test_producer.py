@@ -480,6 +480,30 @@ def test_the_client_needs_neither_torch_nor_pydantic() -> None:
         assert done.stdout.strip() in loaded
 
 
+def test_a_producer_of_before_a_fork_says_so() -> None:
+    script = (
+        "import os, sys\n"
+        "from insitu.errors import ProducerError\n"
+        "from insitu_producers import Producer\n"
+        "p = Producer('tcp://127.0.0.1:9', stream='s', producer_id='p', linger_seconds=0)\n"
+        "p.push({'n': [1]})\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try:\n"
+        "        p.push({'n': [1]})\n"
+        "    except ProducerError as error:\n"
+        "        p.close()\n"
+        "        os._exit(7 if 'spawn' in str(error) else 8)\n"
+        "    os._exit(9)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7\n"
+        "p.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_random_kills_and_random_pushes_lose_and_double_nothing() -> None:
     """The whole client under what chance does to its service, with real sockets."""
     random = np.random.default_rng(5)

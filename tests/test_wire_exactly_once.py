@@ -18,7 +18,7 @@ from insitu.schema import Schema
 from insitu.wire.batches import Label
 from insitu.wire.codec import decode, encode
 from insitu.wire.messages import Ack, Data, Hello, Message, NackCode, NoSession, Ping, Pong, Welcome
-from insitu.wire.receiver import Duplicate, GoBack, Ignored, Receiver, Refused, Write
+from insitu.wire.receiver import Duplicate, GoBack, Ignored, Receiver, Rejected, Write
 from insitu.wire.rows import unpack_rows
 from insitu.wire.sender import SendWindow
 from insitu.wire.session import Identity, ProducerSession, SessionState
@@ -117,7 +117,7 @@ class Service:
                 answers.append(self.ack())
             case Ignored():
                 pass
-            case Refused():
+            case Rejected():
                 raise AssertionError(action)
         return answers
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insitu.wire.messages import Bye, Data, Hello, NackCode
-from insitu.wire.receiver import Action, Duplicate, GoBack, Ignored, Receiver, Refused, Write
+from insitu.wire.receiver import Action, Duplicate, GoBack, Ignored, Receiver, Rejected, Write
 from wire_examples import SCHEMA, datas
 
 ROW = 32
@@ -119,7 +119,7 @@ def test_a_batch_that_begins_again_begins_again() -> None:
 def test_headers_that_do_not_fit_settle_the_batch(message: Data, code: str) -> None:
     r = receiver()
     action = take(r, message)
-    assert isinstance(action, Refused)
+    assert isinstance(action, Rejected)
     assert (action.nack.code, action.nack.resend, action.rows) == (code, False, message.rows)
     assert r.accepted == 1
     assert r.ack(0, 0).credit_bytes == message.payload_bytes
@@ -128,14 +128,14 @@ def test_headers_that_do_not_fit_settle_the_batch(message: Data, code: str) -> N
 
 def test_rows_never_go_backwards() -> None:
     r = receiver(next_seq=5, next_row=100)
-    assert isinstance(take(r, data(5, 99)), Refused)
+    assert isinstance(take(r, data(5, 99)), Rejected)
 
 
 def test_fragments_that_change_their_batch_settle_it() -> None:
     r = receiver()
     first, second, _ = fragments(data(1, 0), 24)
     take(r, first)
-    assert isinstance(take(r, replace(second, rows=5)), Refused)
+    assert isinstance(take(r, replace(second, rows=5)), Rejected)
 
 
 def test_no_room_asks_again_and_ignores_what_follows() -> None:

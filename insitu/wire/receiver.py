@@ -5,7 +5,7 @@ DATA message and holds no data: whoever owns the socket and the buffer does it.
 
     match receiver.receive(data):
         case Write(begin=begin, complete=complete): ...   # reserve if begin, write, commit
-        case Refused(nack): ...                           # settled: count, send the NACK
+        case Rejected(nack): ...                          # settled: abandon, count, send the NACK
         case GoBack(nack): ...                            # send the NACK, abandon what is open
         case Ignored() | Duplicate(): ...
 
@@ -61,15 +61,18 @@ class GoBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """Send this NACK and count `rows` as quarantined: the batch is settled without being taken."""
+class Rejected:
+    """The batch is settled without being taken.
+
+    Send this NACK, abandon the open reservation if there is one, count `rows` as quarantined.
+    """
 
     nack: Nack
     rows: int
     gap_rows: int
 
 
-Action = Write | Duplicate | Ignored | GoBack | Refused
+Action = Write | Duplicate | Ignored | GoBack | Rejected
 
 _DUPLICATE = Duplicate()
 _IGNORED = Ignored()
@@ -231,11 +234,11 @@ class Receiver:
         self._settled_bytes += data.payload_bytes
         self._settled_batches += 1
 
-    def _refuse(self, data: Data, code: NackCode, text: str) -> Refused:
+    def _refuse(self, data: Data, code: NackCode, text: str) -> Rejected:
         gap_rows = max(0, data.first_row - self.next_row) if self._open is None else 0
         self._settle(data)
         text = f"batch {data.seq} is not taken: {text}"
-        return Refused(Nack(self.session, data.seq, code, text, False), data.rows, gap_rows)
+        return Rejected(Nack(self.session, data.seq, code, text, False), data.rows, gap_rows)
 
     def _go_back(self, code: NackCode, text: str) -> Action:
         self._open = None

@@ -223,11 +223,12 @@ class Connection:
         if self._stop_at is not None:
             seconds = min(seconds, max(0.0, self._stop_at - now))
         events = zmq.POLLIN | (zmq.POLLOUT if waits_to_send else 0)
-        poller = zmq.Poller()
-        poller.register(self._socket, events)
-        poller.register(self._waker.reader, zmq.POLLIN)
-        poller.poll(int(min(seconds, _IDLE_SECONDS) * 1000) + 1)
-        self._waker.clear()
+        ready = zmq.zmq_poll(
+            [(self._socket, events), (self._waker.reader, zmq.POLLIN)],
+            int(min(seconds, _IDLE_SECONDS) * 1000) + 1,
+        )
+        if any(source == self._waker.reader for source, _ in ready):
+            self._waker.clear()
 
     def _receive_all(self) -> None:
         while True:
