@@ -1,6 +1,8 @@
 """The floor of ingest: a bare pyzmq DEALER/ROUTER pair over tcp that copies into a warm ring.
 
-No protocol, no checks, no acknowledgement, no sampling: what the machine can do at all.
+No protocol, no checks, no acknowledgement, no sampling: what the machine can do at all. The
+sender leaves pyzmq's default, which copies the payload, so that the caller may reuse its array at
+once, as after `push`. With `zero_copy` it hands out one buffer that never changes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _send(endpoint: str, size_bytes: int, messages: int, results: Connection) -> None:
+def _send(
+    endpoint: str, size_bytes: int, messages: int, zero_copy: bool, results: Connection
+) -> None:
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.sndhwm = max(4, _HIGH_WATER_BYTES // size_bytes)
@@ -40,9 +44,8 @@ def _send(endpoint: str, size_bytes: int, messages: int, results: Connection) ->
     socket.send(b"ready")
     socket.recv()
     began = cpu_seconds()
-    large = size_bytes >= 65536
     for _ in range(messages):
-        if large:
+        if zero_copy:
             socket.send(payload, copy=False)
         else:
             socket.send(payload)
@@ -52,7 +55,7 @@ def _send(endpoint: str, size_bytes: int, messages: int, results: Connection) ->
     context.term()
 
 
-def measure_bare_pair(size_bytes: int, total_bytes: int) -> Throughput:
+def measure_bare_pair(size_bytes: int, total_bytes: int, *, zero_copy: bool = False) -> Throughput:
     """Send `total_bytes` in messages of `size_bytes` from another process into a warm ring."""
     messages = max(1, total_bytes // size_bytes)
     ring = np.zeros((max(4, _HIGH_WATER_BYTES // size_bytes), size_bytes), np.uint8)
@@ -63,7 +66,7 @@ def measure_bare_pair(size_bytes: int, total_bytes: int) -> Throughput:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     endpoint = f"tcp://127.0.0.1:{port}"
-    child = spawn.Process(target=_send, args=(endpoint, size_bytes, messages, theirs))
+    child = spawn.Process(target=_send, args=(endpoint, size_bytes, messages, zero_copy, theirs))
     child.start()
     identity, _ready = router.recv_multipart()
     router.send_multipart([identity, b"go"])

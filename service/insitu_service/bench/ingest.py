@@ -26,7 +26,9 @@ _RING_BYTES = 64 << 20
 _BATCH_SAMPLES = 64
 
 
-def _push(endpoint: str, push_bytes: int, sample_bytes: int, pushes: int, results: Connection) -> None:
+def _push(
+    endpoint: str, push_bytes: int, sample_bytes: int, pushes: int, results: Connection
+) -> None:
     from insitu_producers import Producer
 
     rows = push_bytes // sample_bytes
@@ -91,14 +93,14 @@ def _config(sample_bytes: int) -> dict[str, Any]:
     }
 
 
-def measure(rounds: int, total_bytes: int) -> list[Comparison]:
+def measure(rounds: int, total_bytes: int, *, zero_copy_floor: bool = False) -> list[Comparison]:
     """Throughput at every size, and CPU time at the largest, each against the floor."""
     comparisons = []
     for push_bytes, (sample_bytes, target) in SIZES.items():
         total = total_bytes if push_bytes > 4096 else total_bytes // 4
         floors, ours = [], []
         for _ in range(rounds):
-            floors.append(measure_bare_pair(push_bytes, total))
+            floors.append(measure_bare_pair(push_bytes, total, zero_copy=zero_copy_floor))
             ours.append(measure_ingest(push_bytes, sample_bytes, total))
         comparisons.append(
             compare(
@@ -129,6 +131,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="insitu bench ingest", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=1024, help="moved in each round")
+    parser.add_argument(
+        "--zero-copy-floor", action="store_true", help="the bare pair sends without a copy"
+    )
     given = parser.parse_args(arguments)
-    print_table("ingest", measure(given.rounds, given.megabytes << 20))
+    total_bytes = given.megabytes << 20
+    floor = given.zero_copy_floor
+    print_table("ingest", measure(given.rounds, total_bytes, zero_copy_floor=floor))
     return 0

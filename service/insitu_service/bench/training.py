@@ -57,9 +57,7 @@ class BareLoop:
         rows = _BATCH_SAMPLES + _REPLAYED_SAMPLES
         generator = torch.Generator().manual_seed(0)
         self._x = [torch.rand(rows, _FIELDS, generator=generator) for _ in range(16)]
-        self._y = [
-            torch.randint(0, _CLASSES, (rows,), generator=generator) for _ in range(16)
-        ]
+        self._y = [torch.randint(0, _CLASSES, (rows,), generator=generator) for _ in range(16)]
 
     def steps_per_second(self, seconds: float) -> float:
         began, steps = time.perf_counter(), 0
@@ -147,9 +145,7 @@ def measure(rounds: int, seconds: float) -> list[Comparison]:
             floors.append(bare.steps_per_second(seconds))
             ours.append(service.steps_per_second(seconds))
         name = f"training, steps of {step_seconds * 1e3:g} ms"
-        comparisons.append(
-            compare(name, "steps/s", ours, floors, target=target, at_least=True)
-        )
+        comparisons.append(compare(name, "steps/s", ours, floors, target=target, at_least=True))
     return comparisons
 
 
