@@ -13,7 +13,7 @@ from insitu.stream.buffer import StreamBuffer
 from insitu.stream.ring import Reservation
 from insitu.stream.stamp import Stamp
 from insitu.wire.messages import Data, Nack, NackCode
-from insitu.wire.receiver import Duplicate, GoBack, Refused, Write
+from insitu.wire.receiver import Duplicate, GoBack, Rejected, Write
 from insitu_service.acknowledger import Acknowledger, Send
 from insitu_service.door import Door, Refusal
 from insitu_service.intake import Intake
@@ -62,7 +62,7 @@ class DataPath:
             self._write(session, action)
         elif isinstance(action, GoBack):
             self._go_back(session, action.nack)
-        elif isinstance(action, Refused):
+        elif isinstance(action, Rejected):
             abandon(session, self._buffer)
             self._intake.producer_dropped_samples += action.gap_rows
             self._refuse(session, data, action.nack)
