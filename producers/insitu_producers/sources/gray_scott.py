@@ -78,19 +78,15 @@ class GrayScott:
         for member in range(len(self.fields)):
             self.disturb(member, patches=patches)
 
-    def disturb(self, member: int, *, patches: int, radius: int = 3) -> None:
-        """Put square patches (u = 0.5, v = 0.25, with 10 % noise) at random places."""
+    def disturb(self, member: int, *, patches: int, u: float = 0.50, v: float = 0.25) -> None:
+        """Set squares of 7 x 7 cells at random places to `u` and `v`, with 10 % noise."""
         size = self.fields.shape[-1]
-        window = np.arange(-radius, radius + 1)
+        window = np.arange(-3, 4)
         for row, column in self.generator.integers(0, size, (patches, 2)):
             place = np.ix_((row + window) % size, (column + window) % size)
             noise = self.generator.uniform(0.9, 1.1, (2, len(window), len(window)))
-            self.fields[member, 0][place] = 0.50 * noise[0]
-            self.fields[member, 1][place] = 0.25 * noise[1]
-
-    def extinct(self) -> list[int]:
-        """Members in which V has died out, so that nothing will happen any more."""
-        return [int(member) for member in np.flatnonzero(self.fields[:, 1].max(axis=(1, 2)) < 0.01)]
+            self.fields[member, 0][place] = u * noise[0]
+            self.fields[member, 1][place] = v * noise[1]
 
     def advance(self, steps: int) -> None:
         """Take explicit Euler steps of length 1."""

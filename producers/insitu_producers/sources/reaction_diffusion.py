@@ -4,8 +4,9 @@
 
 The Gray-Scott system (`gray_scott.py`) is run with several members at once. In each regime the
 members start anew, a transient passes, and then every few steps the fields of all members are
-pushed with the regime as task and the step as cursor. The last members, which began from other
-disturbances, are held out: their fields are pushed with `evaluate=True`.
+pushed with the regime as task and the step as cursor. After each push V is put into every member
+at a random place and taken out at another, so that the patterns never settle. The last members,
+which began from other disturbances, are held out: their fields are pushed with `evaluate=True`.
 Field: `x` float32 [2, size, size], the concentrations u and v.
 """
 
@@ -28,9 +29,10 @@ def reaction_diffusion_pushes(
     *,
     held_out_members: int = 2,
     transient_steps: int = 500,
-    steps_per_push: int = 25,
+    steps_per_push: int = 50,
     pushes_per_regime: int = 40,
     patches: int = 6,
+    disturbances: int = 1,
 ) -> Iterator[Push]:
     """Run the simulation and yield what to push. Arrays are views that the next step changes.
 
@@ -51,11 +53,12 @@ def reaction_diffusion_pushes(
         for _ in range(pushes_per_regime):
             simulation.advance(steps_per_push)
             step += steps_per_push
-            for member in simulation.extinct():
-                simulation.disturb(member, patches=patches)
             if held_out_members:
                 yield Push({"x": simulation.fields[held_out]}, regime.name, True, step)
             yield Push({"x": simulation.fields[training]}, regime.name, False, step)
+            for member in range(len(simulation.fields)):
+                simulation.disturb(member, patches=disturbances)
+                simulation.disturb(member, patches=disturbances, u=1.0, v=0.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--members", type=int, default=10, help="independent runs")
     parser.add_argument("--held-out-members", type=int, default=2, help="runs never trained on")
     parser.add_argument("--transient-steps", type=int, default=500, help="steps before pushing")
-    parser.add_argument("--steps-per-push", type=int, default=25, help="steps between pushes")
+    parser.add_argument("--steps-per-push", type=int, default=50, help="steps between pushes")
     parser.add_argument("--pushes-per-regime", type=int, default=40, help="pushes in each regime")
+    parser.add_argument(
+        "--disturbances", type=int, default=1, help="patches of V put in, and out, per push"
+    )
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.held_out_members < arguments.members:
         parser.error("--held-out-members must be at least 0 and less than --members")
@@ -77,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         transient_steps=arguments.transient_steps,
         steps_per_push=arguments.steps_per_push,
         pushes_per_regime=arguments.pushes_per_regime,
+        disturbances=arguments.disturbances,
     )
     return run(pushes, arguments)
 
