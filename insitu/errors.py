@@ -64,6 +64,10 @@ class OperatorError(InsituError):
     fault = "operator"
 
 
+class PluginError(OperatorError):
+    """The operator's own model, objective, strategy or memory raised, or is none."""
+
+
 class InternalError(InsituError):
     """An invariant of insitu is broken; please report it."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from insitu.component import find
-from insitu.errors import InsituError, OperatorError
+from insitu.errors import InsituError, PluginError
 
 
 def build_model(
@@ -26,8 +26,9 @@ def build_model(
     the time of construction only, so equal calls give equal weights, whoever drew before.
 
     Raises:
-        OperatorError: no such model, wrong options, the factory raises, or what it returns is
-            not an `nn.Module` with something to train.
+        OperatorError: no such model, or wrong options.
+        PluginError: the factory raises, or what it returns is not an `nn.Module` with something
+            to train.
 
     Example:
         >>> first = build_model("mlp", {"hidden": [4]}, (3,), (2,), seed=1)
@@ -44,18 +45,18 @@ def build_model(
         except InsituError:
             raise
         except Exception as error:
-            raise OperatorError(
+            raise PluginError(
                 f"model {name!r} cannot be built: {type(error).__name__}: {error}",
                 consequence="there is nothing to train",
                 remedy=f"call it as factory({input_shape}, {output_shape}, "
                 f"**{component.check(options)}) to see the trace",
             ) from error
     if not isinstance(model, nn.Module):
-        raise OperatorError(
+        raise PluginError(
             f"model {name!r} returned {type(model).__name__}", allowed="a torch.nn.Module"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise OperatorError(
+        raise PluginError(
             f"model {name!r} has no parameter to train",
             allowed="at least one parameter with requires_grad",
         )

@@ -10,7 +10,7 @@ import torch
 from insitu.component import find
 from insitu.config import Config
 from insitu.config.sections import StrategySection
-from insitu.errors import InsituError, OperatorError
+from insitu.errors import InsituError, OperatorError, PluginError
 from insitu.models.build import build_model
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
@@ -154,7 +154,7 @@ def _build(package: str, section: Any, parts: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         kind = package.rpartition(".")[2]
-        raise OperatorError(
+        raise PluginError(
             f"{kind} {section.name!r} cannot be built: {type(error).__name__}: {error}",
             consequence="the service does not start",
         ) from error

@@ -33,6 +33,7 @@ _CODES = {
     "CheckpointDamaged": exit_codes.CHECKPOINT,
     "NoGoodCheckpoint": exit_codes.CHECKPOINT,
     "CheckpointFailed": exit_codes.RESOURCE,
+    "PluginError": exit_codes.PLUGIN,
     "InternalError": exit_codes.INTERNAL,
 }
 _RESOURCE_ERRNOS = {
