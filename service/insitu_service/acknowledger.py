@@ -12,6 +12,9 @@ from insitu_service.session import Session, Sessions
 
 Send = Callable[[bytes, Message], None]
 
+#: a stream in full flow is acknowledged this seldom; each ack costs both sides some work
+_BATCHES_PER_ACK = 8
+
 
 class Acknowledger:
     """Sends acks and renews credit.
@@ -30,43 +33,51 @@ class Acknowledger:
         self._row_bytes = row_bytes
         self._ring_bytes = buffer.capacity_samples * row_bytes
         self._always_room = always_room
-        self._owing: dict[Session, None] = {}
+        self._owing: dict[Session, int] = {}
 
     def owe(self, session: Session) -> None:
-        """This session is to get an ack at the end of the turn."""
-        self._owing[session] = None
+        """This session is to get an ack: with others that come soon, or when nothing comes."""
+        self._owing[session] = self._owing.get(session, 0) + 1
+
+    @property
+    def owes(self) -> bool:
+        """Whether somebody waits for an ack, so that a pause should be used for it."""
+        return bool(self._owing)
 
     def forget(self, session: Session) -> None:
         self._owing.pop(session, None)
 
-    def settle(self) -> None:
-        """Send what is owed. A session whose batch found no room hears nothing until there is."""
+    def settle(self, *, idle: bool) -> None:
+        """Send the acks that are due: after a few batches, when credit runs low, in a pause.
+
+        A session whose batch found no room hears nothing until `renew` has some for it.
+        """
         if not self._owing:
             return
-        room = self._room_bytes()
-        for session in tuple(self._owing):
-            if session.held_bytes > room:
-                continue
-            del self._owing[session]
-            self._acknowledge(session, room)
+        room, low = self._room_bytes(), self._low_bytes()
+        for session, batches in tuple(self._owing.items()):
+            due = idle or batches >= _BATCHES_PER_ACK or session.outstanding_bytes < low
+            if due or session.held_bytes:
+                del self._owing[session]
+                if session.held_bytes <= room:
+                    self._acknowledge(session, room)
 
     def settle_session(self, session: Session) -> None:
         """Send an ack now, unless the session waits for room."""
-        self.owe(session)
+        self.forget(session)
         room = self._room_bytes()
         if session.held_bytes <= room:
-            del self._owing[session]
             self._acknowledge(session, room)
 
     def renew(self) -> None:
         """Room has come free: give it to the sessions that wait or run low."""
         room = self._room_bytes()
-        low = self._ring_bytes // (8 * max(1, len(self._sessions)))
+        low = self._low_bytes()
         for session in self._sessions:
             if session.starved or session.outstanding_bytes < low:
                 self.owe(session)
         if room:
-            self.settle()
+            self.settle(idle=True)
 
     def window(self, session: Session, room_bytes: int | None = None) -> int:
         """Bytes that the session may have under way."""
@@ -85,6 +96,10 @@ class Acknowledger:
         if session.needed_bytes <= session.outstanding_bytes:
             session.needed_bytes = 0
         self._send(session.identity, ack)
+
+    def _low_bytes(self) -> int:
+        """A session with less credit than this should hear of more soon."""
+        return self._ring_bytes // (8 * max(1, len(self._sessions)))
 
     def _room_bytes(self) -> int:
         if self._always_room:

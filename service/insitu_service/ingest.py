@@ -27,7 +27,9 @@ _log = logging.getLogger("insitu.ingest")
 
 #: most messages of one turn, so that acks and wake-ups never wait for long
 _TURN_MESSAGES = 256
-_TURN_SECONDS = 1.0
+_TURN_SECONDS = 1
+#: nothing comes for so long: time to acknowledge what has come
+_PAUSE_MS = 1
 #: frames of a message that are looked at; a legal one has two
 _MOST_FRAMES = 4
 #: frames above this are not copied out of ZeroMQ's memory before they are handled
@@ -114,7 +116,9 @@ class Ingest:
         poller.register(self._ours.fileno(), zmq.POLLIN)
         try:
             while not self._stopping:
-                self._turn(dict(poller.poll(int(_TURN_SECONDS * 1000))))
+                owes = self._reception.acknowledger.owes
+                wait_ms = _PAUSE_MS if owes else _TURN_SECONDS * 1000
+                self._turn(dict(poller.poll(wait_ms)))
         except Exception as error:
             self.failure = error
             _log.exception("the ingest thread failed")
@@ -133,7 +137,7 @@ class Ingest:
             for _ in range(_TURN_MESSAGES):
                 if not self._receive(now):
                     break
-            self._reception.acknowledger.settle()
+        self._reception.acknowledger.settle(idle=self._router not in events)
         if self._watch.socket in events:
             self._watch.look()
         self._reception.lobby.expire(now)

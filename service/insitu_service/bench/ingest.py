@@ -72,7 +72,8 @@ def _draw(buffer: Any, samples: int) -> None:
     drawn = 0
     while drawn < samples:
         draw = buffer.draw(_BATCH_SAMPLES, 60.0)
-        assert draw is not None and draw.batch is not None, "the stream has stalled"
+        assert draw is not None, "the stream has stalled"
+        assert draw.batch is not None
         drawn += draw.batch.rows
         buffer.release(draw)
 
