@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import numpy as np
-
 from insitu.sampling import Indices
 from insitu.stream.slots import SlotQueue
 from insitu.tasks import TaskLedger
@@ -49,20 +47,18 @@ class Arrivals:
                 return
         self._segments.append([producer_id, None, 0])
 
-    def admit(self, count: int) -> tuple[Indices, Indices, Indices]:
-        """Pass `count` samples: their slots, task indices and visits."""
-        tasks, visits, rows = [], [], []
+    def admit(self, count: int) -> tuple[Indices, list[tuple[int, int, int]]]:
+        """Pass `count` samples: their slots, and (rows, task index, visit) of each run of them."""
+        runs = []
         missing = count
         while missing > 0:
             producer, task, available = self._pass_marks()
             taken = min(available, missing)
             index, visit = self._ledger.arrive(producer, task, taken)
-            tasks.append(index)
-            visits.append(visit)
-            rows.append(taken)
+            runs.append((taken, index, visit))
             self._shorten(taken)
             missing -= taken
-        return self._slots.pop(count), np.repeat(tasks, rows), np.repeat(visits, rows)
+        return self._slots.pop(count), runs
 
     def drop(self, count: int) -> Indices:
         """Give up the oldest `count` samples, which never belong to a visit."""

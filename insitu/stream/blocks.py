@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -34,8 +35,14 @@ class Block:
         self.rows = torch.empty(
             (rows, schema.row_bytes), dtype=torch.uint8, pin_memory=pin_memory
         ).zero_()
-        self.fields = typed_views(schema, self.rows)
+        self.fields: Mapping[str, Tensor] = typed_views(schema, self.rows)
         self.copied: torch.cuda.Event | None = None
+
+    def first(self, rows: int) -> Mapping[str, Tensor]:
+        """The fields of the first `rows` rows."""
+        if rows == len(self.rows):
+            return self.fields
+        return {name: view[:rows] for name, view in self.fields.items()}
 
 
 class Blocks:

@@ -481,8 +481,8 @@ class StreamBuffer:
         rows = len(slots)
         index = torch.from_numpy(slots)
         torch.index_select(self._ring.rows, 0, index, out=block.rows[:rows])
-        fields = {name: view[:rows] for name, view in block.fields.items()}
-        return Batch(fields, self._ring.provenance.index_select(0, index), rows)
+        columns = self._ring.columns.take(slots, 0)
+        return Batch(block.first(rows), torch.from_numpy(columns), rows)
 
     def _check_batch_size(self, batch_size: int) -> None:
         if batch_size < 1 or self.largest_reservation(batch_size) < 1:

@@ -11,9 +11,9 @@ random numbers depend on the order of arrivals only; it therefore keeps a share 
 for arrivals (`kept_samples`). It can retire a sample after a number of draws (`FreePace`).
 """
 
-from insitu.stream.policies.base import Drawn, Policy
+from insitu.stream.policies.base import NO_SLOTS, Drawn, Policy
 from insitu.stream.policies.fifo import FIFO
 from insitu.stream.policies.firo import FIRO
 from insitu.stream.policies.reservoir import Reservoir
 
-__all__ = ["FIFO", "FIRO", "Drawn", "Policy", "Reservoir"]
+__all__ = ["FIFO", "FIRO", "NO_SLOTS", "Drawn", "Policy", "Reservoir"]

@@ -37,9 +37,10 @@ class FIFO(Policy):
         if available == 0:
             return 0
         coming = visits[self._queue.peek(available)]
-        newer = coming > max(self._newest_visit, int(coming[0]))
-        first_newer = int(newer.argmax())
-        return first_newer if newer[first_newer] else available
+        newest = max(self._newest_visit, int(coming[0]))
+        if coming.max() <= newest:
+            return available
+        return int((coming > newest).argmax())
 
     def is_cut(self, count: int, visits: Indices) -> bool:
         available = min(count, len(self._queue))
