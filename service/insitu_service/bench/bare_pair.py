@@ -55,19 +55,13 @@ def _send(
     context.term()
 
 
-def measure_bare_pair(size_bytes: int, total_bytes: int, *, zero_copy: bool = False) -> Throughput:
-    """Send `total_bytes` in messages of `size_bytes` from another process into a warm ring."""
-    messages = max(1, total_bytes // size_bytes)
+def _receive(size_bytes: int, messages: int, ports: Connection) -> None:
     ring = np.zeros((max(4, _HIGH_WATER_BYTES // size_bytes), size_bytes), np.uint8)
+    ring.fill(1)  # touched: a fresh page would cost more than the copy into it
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
     router.rcvhwm = max(4, _HIGH_WATER_BYTES // size_bytes)
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    endpoint = f"tcp://127.0.0.1:{port}"
-    child = spawn.Process(target=_send, args=(endpoint, size_bytes, messages, zero_copy, theirs))
-    child.start()
+    ports.send(router.bind_to_random_port("tcp://127.0.0.1"))
     identity, _ready = router.recv_multipart()
     router.send_multipart([identity, b"go"])
     began, began_cpu = time.perf_counter(), cpu_seconds()
@@ -75,11 +69,27 @@ def measure_bare_pair(size_bytes: int, total_bytes: int, *, zero_copy: bool = Fa
         router.recv()
         frame = router.recv(copy=False)
         ring[index % len(ring)] = np.frombuffer(frame.buffer, np.uint8)
-    wall, cpu = time.perf_counter() - began, cpu_seconds() - began_cpu
+    ports.send((time.perf_counter() - began, cpu_seconds() - began_cpu))
     router.send_multipart([identity, b"done"])
-    cpu += ours.recv()
-    child.join()
     router.close()
     context.term()
+
+
+def measure_bare_pair(size_bytes: int, total_bytes: int, *, zero_copy: bool = False) -> Throughput:
+    """Send `total_bytes` in messages of `size_bytes` between two fresh processes."""
+    messages = max(1, total_bytes // size_bytes)
+    spawn = multiprocessing.get_context("spawn")
+    receiver, of_receiver = spawn.Pipe()
+    sender, of_sender = spawn.Pipe()
+    processes = [spawn.Process(target=_receive, args=(size_bytes, messages, of_receiver))]
+    processes[0].start()
+    endpoint = f"tcp://127.0.0.1:{receiver.recv()}"
+    arguments = (endpoint, size_bytes, messages, zero_copy, of_sender)
+    processes.append(spawn.Process(target=_send, args=arguments))
+    processes[1].start()
+    wall, cpu = receiver.recv()
+    cpu += sender.recv()
+    for process in processes:
+        process.join()
     moved = messages * size_bytes
     return Throughput(moved / wall, cpu / moved * 1e9)
