@@ -58,7 +58,8 @@ def samples(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 def honest(daemon: Daemon, name: str = "honest", **how: Any) -> Producer:
     """A real producer of the stream."""
-    return Producer(daemon.endpoint, stream="lab", producer_id=name, linger_seconds=5.0, **how)
+    how = {"linger_seconds": 5.0, **how}
+    return Producer(daemon.endpoint, stream="lab", producer_id=name, **how)
 
 
 def assert_lives(daemon: Daemon, **how: Any) -> None:
@@ -77,6 +78,7 @@ def books(daemon: Daemon) -> dict[str, float]:
     return {
         "received": daemon.metric("insitu_received_samples_total"),
         "trained": daemon.metric("insitu_trained_samples_total", source="fresh"),
+        "skipped": daemon.metric("insitu_skipped_samples_total"),
         "pending": daemon.metric("insitu_buffer_unseen_samples"),
         "dropped": daemon.metric("insitu_dropped_samples_total"),
         "quarantined": daemon.metric("insitu_quarantined_samples_total"),
@@ -85,7 +87,7 @@ def books(daemon: Daemon) -> dict[str, float]:
 
 
 def assert_balanced(daemon: Daemon) -> None:
-    """received = trained + pending + dropped + quarantined + probes, once nothing moves."""
+    """received = trained + skipped + pending + dropped + quarantined + probes, once nothing moves."""
 
     def balanced() -> bool:
         found = books(daemon)
