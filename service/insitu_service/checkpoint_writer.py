@@ -23,7 +23,7 @@ from insitu.checkpoint import (
 )
 from insitu.errors import OperatorError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("insitu.checkpoint")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from insitu.errors import InternalError
 from insitu.metrics import LABELS, METRICS, OTHER, REASONS, Metric
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("insitu.metrics")
 
 
 @dataclass(frozen=True, slots=True)

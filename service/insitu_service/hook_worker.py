@@ -14,7 +14,7 @@ from insitu.errors import OperatorError
 from insitu.hooks import EVENTS
 from insitu_service.hook_actions import Action
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("insitu.hooks")
 
 Payload = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 QUEUE_EVENTS = 16
