@@ -111,8 +111,8 @@ class StreamSection(Section):
     non_finite: Annotated[
         Literal["quarantine", "clip", "accept"],
         setting(
-            "What happens to a batch with NaN or infinity: refused whole and counted "
-            "(quarantine), NaN to 0 and infinity to the largest number (clip), or trained (accept)."
+            "What happens to samples with NaN or infinity: left out and counted (quarantine), "
+            "NaN to 0 and infinity to the largest number (clip), or trained (accept)."
         ),
     ] = "quarantine"
     max_producers: Annotated[

@@ -1,0 +1,184 @@
+"""The ingest thread with a buffer that nobody empties, and with a part of ours that is broken."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+import zmq
+
+from bad_input import SCHEMA, Hostile, config, data, first_half, payload_of, samples
+from insitu.config import load_config
+from insitu.wire.checksum import checksum
+from insitu.wire.messages import Ack, Data, Nack, NackCode, NoSession
+from insitu_service.building import build_buffer
+from insitu_service.compose import compose_ingest
+from insitu_service.door import Door, Refusal, Views
+from insitu_service.intake import Intake
+from insitu_service.probe_inbox import ProbeInbox
+from insitu_service.session import Sessions
+from peer import wait_until
+
+
+@dataclass
+class Rig:
+    """An ingest thread on a socket, and the parts that it fills."""
+
+    endpoint: str
+    buffer: Any
+    intake: Intake
+    failed: bool = False
+
+
+@contextmanager
+def ingest(directory: Path, door: Door | None = None, **changes: Any) -> Iterator[Rig]:
+    """Runs one without a learner."""
+    path = directory / "run.yaml"
+    path.write_text(yaml.safe_dump(config(directory, **changes)))
+    settings = load_config(path, (), {})
+    buffer, intake = build_buffer(settings, torch.device("cpu")), Intake()
+    context: zmq.Context[Any] = zmq.Context()
+    running = compose_ingest(
+        settings, context, buffer, Sessions(), door or Door(SCHEMA, {}), ProbeInbox(), intake
+    )
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    rig = Rig(running.endpoints[0], buffer, intake)
+    try:
+        yield rig
+    finally:
+        running.stop()
+        thread.join()
+        context.destroy(linger=0)
+    assert running.failure is None
+
+
+class BrokenOnce(Door):
+    """A fault of ours: it raises what nobody expects, the first time."""
+
+    def __init__(self) -> None:
+        super().__init__(SCHEMA, {})
+        self.broken = True
+
+    def inspect(self, views: Views) -> Refusal | None:
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("a fault of ours")
+        return super().inspect(views)
+
+
+def second_half(whole: Data) -> Data:
+    cut = len(whole.payload) // 2
+    half = whole.payload[cut:]
+    return replace(
+        whole, fragment=1, fragments=2, offset=cut, payload=half, checksum=checksum("crc32", half)
+    )
+
+
+def test_a_fault_of_ours_costs_one_session_and_no_sample(tmp_path: Path) -> None:
+    with ingest(tmp_path, BrokenOnce()) as rig, Hostile(rig.endpoint) as peer:
+        session = peer.greet("unlucky").session
+        peer.send(data(session, 1, payload_of(samples(4))))
+        assert peer.expect(NoSession).session == session
+        assert rig.intake.refused_messages["internal"] == 1
+        assert rig.buffer.snapshot().reserved_samples == 0
+        again = peer.greet("unlucky")
+        assert again.next_seq == 1
+        peer.send(data(again.session, 1, payload_of(samples(4))))
+        assert peer.expect(Ack).accepted == 1
+        assert rig.buffer.snapshot().unseen_samples == 4
+        assert rig.intake.received_samples == 4
+
+
+@pytest.mark.parametrize("in_fragments", [False, True])
+def test_drop_newest_settles_and_counts_what_finds_no_room(
+    tmp_path: Path, in_fragments: bool
+) -> None:
+    ring = {"capacity_samples": 16, "when_full": "drop_newest"}
+    with (
+        ingest(tmp_path, buffer=ring, trainer={"batch_size": 4}) as rig,
+        Hostile(rig.endpoint) as peer,
+    ):
+        session = peer.greet("fast").session
+        for seq in range(1, 6):
+            whole = data(session, seq, payload_of(samples(6)), first_row=6 * (seq - 1))
+            parts = [first_half(whole), second_half(whole)] if in_fragments else [whole]
+            for part in parts:
+                peer.send(part)
+        wait_until(lambda: rig.intake.received_samples == 30)
+        accepted = 0
+        while accepted < 5:
+            accepted = peer.expect(Ack).accepted
+        fill = rig.buffer.snapshot()
+        assert (fill.unseen_samples, fill.dropped, fill.reserved_samples) == (12, 18, 0)
+        assert rig.buffer.positions()["fast"].rows == 30
+
+
+def test_block_asks_again_for_what_finds_no_room(tmp_path: Path) -> None:
+    with (
+        ingest(tmp_path, buffer={"capacity_samples": 16}, trainer={"batch_size": 4}) as rig,
+        Hostile(rig.endpoint) as peer,
+    ):
+        session = peer.greet("patient").session
+        batch = payload_of(samples(6))
+        for seq in (1, 2, 3):  # beyond its credit
+            peer.send(data(session, seq, batch, first_row=6 * (seq - 1)))
+        nack = peer.expect(Nack)
+        assert (nack.code, nack.seq, nack.resend) == (NackCode.FULL, 3, True)
+        assert rig.buffer.snapshot().unseen_samples == 12
+        rig.buffer.on_room = lambda: None
+        draw = rig.buffer.draw(4, 1.0)
+        assert draw is not None
+        rig.buffer.release(draw)
+        peer.ping(session)
+        peer.expect(Ack)
+        peer.send(data(session, 3, batch, first_row=12))
+        wait_until(lambda: rig.intake.accepted_samples == 18)
+        assert rig.intake.full_batches == 1
+        assert rig.buffer.snapshot().dropped == 0
+
+
+def test_more_rows_than_the_ring_are_too_big_not_fatal(tmp_path: Path) -> None:
+    with (
+        ingest(tmp_path, buffer={"capacity_samples": 16}, trainer={"batch_size": 4}) as rig,
+        Hostile(rig.endpoint) as peer,
+    ):
+        session = peer.greet("huge").session
+        peer.send(data(session, 1, payload_of(samples(17))))
+        nack = peer.expect(Nack)
+        assert (nack.code, nack.resend) == (NackCode.TOO_BIG, False)
+        peer.send(data(session, 2, payload_of(samples(2)), first_row=17))
+        accepted = 0
+        while accepted < 2:
+            accepted = peer.expect(Ack).accepted
+        assert rig.intake.quarantined_samples[NackCode.TOO_BIG] == 17
+        assert rig.buffer.snapshot().unseen_samples == 2
+
+
+def test_no_line_about_bad_input_can_flood_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    """Each line about bad input carries a key, by which the log leaves repetitions out."""
+    logger = logging.getLogger("insitu.ingest")
+    logger.addHandler(caplog.handler)  # whether or not another test has set up the logs
+    request.addfinalizer(lambda: logger.removeHandler(caplog.handler))
+    with ingest(tmp_path) as rig, Hostile(rig.endpoint) as peer:
+        for _ in range(20):
+            peer.frames(b"junk")
+        peer.hello("a", stream="nowhere")
+        peer.hello("b", version=9)
+        session = peer.greet("c").session
+        peer.send(data(session, 1, payload_of(samples(4)), checksum=1))
+        peer.expect(Nack)
+        wait_until(lambda: rig.intake.refused_messages["malformed"] == 20)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) >= 23
+    assert all(getattr(record, "key", None) for record in warnings)
