@@ -49,8 +49,8 @@ class Memory(ABC):
         return self._length
 
     @abstractmethod
-    def _place(self, batch: Batch, rows: Indices) -> Indices:
-        """The slot of each row in turn, -1 for those that are not kept.
+    def _place(self, batch: Batch, rows: Indices) -> tuple[Indices, Indices]:
+        """The slots of the rows that are kept, in turn, and these rows.
 
         Slots `[0, len)` are filled; a new one is the next number. A later row may take the slot
         of an earlier one.
@@ -70,19 +70,23 @@ class Memory(ABC):
         Args:
             losses: (rows,) loss per sample, kept beside it; None when unknown.
         """
-        flags = batch.provenance[:, Column.FLAGS].numpy()
-        rows: Indices = np.flatnonzero((flags & _NEVER_REMEMBERED) == 0)
+        rows = self._rows_to_offer(batch)
         if len(rows) == 0:
             return
-        slots = self._place(batch, rows)
-        kept = slots >= 0
-        slots, rows = slots[kept], rows[kept]
-        # of several rows for one slot the last one stays
-        self._newest_row[slots] = rows
-        last = self._newest_row[slots] == rows
-        slots, rows = slots[last], rows[last]
+        slots, rows = self._place(batch, rows)
+        count = len(slots)
+        if count == 0:
+            return
+        end = self._length + count
+        if slots[0] == self._length and slots[-1] == end - 1:
+            # a new slot is the next number, so these are all new and in order: plain copies
+            whole = slice(0, count) if count == batch.rows else rows
+            self._store.write(slice(self._length, end), batch, whole, losses)
+            self._length = end
+            return
+        slots, rows = self._last_of_each_slot(slots, rows)
         self._store.write(slots, batch, rows, losses)
-        if len(slots):
+        if self._length < self.capacity_samples:
             self._length = max(self._length, int(slots.max()) + 1)
 
     def sample(self, count: int) -> Batch | None:
@@ -94,6 +98,21 @@ class Memory(ABC):
             return None
         draw = distinct if count <= self._length else uniform
         return self._store.read(draw(self._length, count, self._generator))
+
+    def _rows_to_offer(self, batch: Batch) -> Indices:
+        """Numbers of the rows that may be remembered."""
+        flags = batch.provenance.numpy()[:, Column.FLAGS]
+        if flags.any():
+            return np.flatnonzero((flags & _NEVER_REMEMBERED) == 0)
+        return np.arange(batch.rows)
+
+    def _last_of_each_slot(self, slots: Indices, rows: Indices) -> tuple[Indices, Indices]:
+        """Of several rows for one slot the last one stays."""
+        if len(set(slots.tolist())) == len(slots):
+            return slots, rows
+        self._newest_row[slots] = rows
+        last = self._newest_row[slots] == rows
+        return slots[last], rows[last]
 
     def composition(self) -> Mapping[int, int]:
         """Remembered samples by index of their task."""

@@ -71,11 +71,13 @@ class ClassBalanced(Memory):
         self._full = np.zeros(most_classes, np.bool_)
         self._filled = 0
 
-    def _place(self, batch: Batch, rows: Indices) -> Indices:
+    def _place(self, batch: Batch, rows: Indices) -> tuple[Indices, Indices]:
         labels = self._labels(batch)[rows].tolist()
         draws = torch.rand(len(rows), 3, dtype=torch.float64, generator=self._generator).tolist()
         classes = [self._class_number(label) for label in labels]
-        return np.array([self._place_one(c, d) for c, d in zip(classes, draws, strict=True)])
+        slots = np.array([self._place_one(c, d) for c, d in zip(classes, draws, strict=True)])
+        kept = (slots >= 0).nonzero()[0]
+        return slots[kept], rows[kept]
 
     def _place_one(self, number: int, draws: list[float]) -> int:
         self._offered[number] += 1

@@ -40,15 +40,19 @@ class Reservoir(Memory):
         #: samples that were offered so far
         self.offered = 0
 
-    def _place(self, batch: Batch, rows: Indices) -> Indices:
-        number = np.arange(self.offered, self.offered + len(rows))  # from 0
-        self.offered += len(rows)
-        draws = torch.rand(len(rows), dtype=torch.float64, generator=self._generator).numpy()
+    def _place(self, batch: Batch, rows: Indices) -> tuple[Indices, Indices]:
+        begin, count = self.offered, len(rows)
+        self.offered += count
+        draws = torch.rand(count, dtype=torch.float64, generator=self._generator).numpy()
+        number = np.arange(begin, begin + count)  # from 0
+        free = self.capacity_samples - begin
+        if count <= free:
+            return number, rows
         slots: Indices = (draws * (number + 1)).astype(np.int64)
-        free = number < self.capacity_samples
-        slots[free] = number[free]
-        slots[slots >= self.capacity_samples] = -1
-        return slots
+        if free > 0:
+            slots[:free] = number[:free]
+        kept = (slots < self.capacity_samples).nonzero()[0]
+        return slots[kept], rows[kept]
 
     def _policy_state(self) -> dict[str, Any]:
         return {"offered": self.offered}

@@ -13,8 +13,17 @@ from insitu.batch import Batch, Column
 from insitu.errors import InternalError, OperatorError
 from insitu.sampling import Indices
 
-#: torch selects rows of every dtype but these; a view of the same bits is as good
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+#: some rows: their numbers, or neighbours
+Rows = Indices | slice
+
+#: torch selects rows of every dtype but these, and numpy has no bfloat16; a view of the same
+#: bits is as good
+_SIGNED = {
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+    torch.bfloat16: torch.int16,
+}
 
 
 class SampleStore:
@@ -39,41 +48,36 @@ class SampleStore:
         self.times_replayed = torch.zeros(capacity_samples, dtype=torch.int64)
         #: loss per sample when it was last seen, NaN when it was not told
         self.last_loss = torch.full((capacity_samples,), torch.nan, device=device)
+        # the same memory once more: on few rows numpy takes half the time of torch
+        self._columns = self.provenance.numpy()
+        self._times_replayed = self.times_replayed.numpy()
 
-    def write(self, slots: Indices, batch: Batch, rows: Indices, losses: Tensor | None) -> None:
-        """Put rows of a batch into slots, all different; what was there is forgotten."""
-        if len(slots) == 0:
-            return
+    def write(self, slots: Rows, batch: Batch, rows: Rows, losses: Tensor | None) -> None:
+        """Put rows of a batch into slots, all different; what was there is forgotten.
+
+        A slice of neighbours is copied faster than as many numbers.
+        """
         if not self.fields:
             self._make_fields(batch.fields)
         self._check_fields(batch.fields)
-        to = self._index(slots, self.device)
-        source_devices = {tensor.device for tensor in batch.fields.values()}
-        sources = {device: self._index(rows, device) for device in source_devices}
         for name, tensor in batch.fields.items():
-            chosen = _bits(tensor.detach()).index_select(0, sources[tensor.device])
-            chosen = chosen.to(self.device, non_blocking=True)
-            _bits(self.fields[name]).index_copy_(0, to, chosen)
-        kept = torch.from_numpy(rows)
-        places = torch.from_numpy(slots)
-        self.provenance.index_copy_(0, places, batch.provenance.index_select(0, kept))
-        self.times_replayed.index_fill_(0, places, 0)
+            self._copy(self.fields[name], slots, tensor, rows)
+        self._columns[slots] = batch.provenance.numpy()[rows]
+        self._times_replayed[slots] = 0
         if losses is None:
-            self.last_loss.index_fill_(0, to, torch.nan)
+            self.last_loss[_index(slots, self.device)] = torch.nan
         else:
-            chosen = losses.detach().index_select(0, self._index(rows, losses.device))
-            self.last_loss.index_copy_(0, to, chosen.to(self.device, torch.float32))
+            self._copy(self.last_loss, slots, losses.to(torch.float32), rows)
 
     def read(self, slots: Indices) -> Batch:
         """The samples of some slots, copied, as replayed rows; counts them as replayed."""
-        index = self._index(slots, self.device)
-        fields = {
-            name: _bits(tensor).index_select(0, index).view(tensor.dtype)
-            for name, tensor in self.fields.items()
-        }
-        places = torch.from_numpy(slots)
-        self.times_replayed.index_add_(0, places, torch.ones_like(places))
-        return Batch(fields, self.provenance.index_select(0, places), 0)
+        index = _index(slots, self.device)
+        fields = {}
+        for name, tensor in self.fields.items():
+            chosen = _bits(tensor).index_select(0, index)
+            fields[name] = chosen if chosen.dtype == tensor.dtype else chosen.view(tensor.dtype)
+        np.add.at(self._times_replayed, slots, 1)
+        return Batch(fields, torch.from_numpy(self._columns.take(slots, 0)), 0)
 
     def state_dict(self, length: int) -> dict[str, Any]:
         """Slots `[0, length)` as views of the live tensors, as modules give theirs."""
@@ -126,17 +130,33 @@ class SampleStore:
             self.fields[name] = room.zero_()
 
     def _check_fields(self, fields: Mapping[str, Tensor]) -> None:
-        ours = {name: (t.dtype, tuple(t.shape[1:])) for name, t in self.fields.items()}
-        theirs = {name: (t.dtype, tuple(t.shape[1:])) for name, t in fields.items()}
-        if ours != theirs:
+        ours = [(name, t.dtype, t.shape[1:]) for name, t in self.fields.items()]
+        theirs = [(name, t.dtype, t.shape[1:]) for name, t in fields.items()]
+        if ours != theirs and sorted(ours, key=_name) != sorted(theirs, key=_name):
             raise InternalError(f"a memory of {ours} was given {theirs}")
 
-    def _index(self, numbers: Indices, device: torch.device) -> Tensor:
-        index = torch.from_numpy(numbers)
-        if device.type != "cuda":
-            return index.to(device)
-        # from pinned memory the copy does not wait for what the device still has to do
-        return index.pin_memory().to(device, non_blocking=True)
+    def _copy(self, target: Tensor, slots: Rows, source: Tensor, rows: Rows) -> None:
+        source = source.detach()
+        if self.device.type == "cpu" and source.device.type == "cpu":
+            _bits(target).numpy()[slots] = _bits(source).numpy()[rows]
+            return
+        chosen = _bits(source)[_index(rows, source.device)].to(self.device, non_blocking=True)
+        _bits(target)[_index(slots, self.device)] = chosen
+
+
+def _index(numbers: Rows, device: torch.device) -> Any:
+    """For rows of a tensor on the device."""
+    if isinstance(numbers, slice):
+        return numbers
+    index = torch.from_numpy(numbers)
+    if device.type != "cuda":
+        return index.to(device)
+    # from pinned memory the copy does not wait for what the device still has to do
+    return index.pin_memory().to(device, non_blocking=True)
+
+
+def _name(entry: tuple[str, torch.dtype, torch.Size]) -> str:
+    return entry[0]
 
 
 def _bits(tensor: Tensor) -> Tensor:
