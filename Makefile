@@ -52,7 +52,7 @@ docs: $(STAMP) ## write the generated tables of README.md and insitu/docs/
 	$(BIN)/python -m insitu_service.documentation --write
 
 bench: $(STAMP) ## measure against the floors (quiet machine, about ten minutes)
-	$(BIN)/insitu bench
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
 clean: ## remove the virtual environment, caches and the demo's output
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build demo-output
