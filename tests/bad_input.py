@@ -87,7 +87,7 @@ def books(daemon: Daemon) -> dict[str, float]:
 
 
 def assert_balanced(daemon: Daemon) -> None:
-    """received = trained + skipped + pending + dropped + quarantined + probes, once nothing moves."""
+    """What was received is all somewhere, once nothing moves."""
 
     def balanced() -> bool:
         found = books(daemon)

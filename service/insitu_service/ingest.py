@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from insitu.wire.codec import decode, encode
-from insitu.wire.messages import Message, WireError
+from insitu.wire.messages import Hello, Message, WireError
 from insitu_service.beat import Beat
 from insitu_service.connection_watch import ConnectionWatch
 from insitu_service.intake import Intake
@@ -159,20 +159,23 @@ class Ingest:
         except zmq.Again:
             return False
         frames: list[bytes | memoryview] = []
-        descriptor = -1
+        first = None
         while router.getsockopt(zmq.RCVMORE):
             frame = router.recv(copy=False)
-            if not frames:
-                descriptor = int(frame.get(zmq.SRCFD))
-            size = len(frame)
             if len(frames) >= _MOST_FRAMES:
                 continue  # enough to see that it is no message; the rest is let go of
+            if first is None:
+                first = frame
+            size = len(frame)
             frames.append(frame.buffer if size > _COPY_BELOW_BYTES else frame.bytes)
         try:
             message = decode(frames)
         except WireError as error:
             self._reception.malformed(identity, error)
         else:
+            descriptor = (
+                _descriptor(first) if first is not None and isinstance(message, Hello) else -1
+            )
             self._handle(identity, message, now, descriptor)
         return True
 
@@ -182,3 +185,11 @@ class Ingest:
             self._reception.handle(identity, message, now, descriptor)
         except Exception:
             self._reception.failed(identity, message)
+
+
+def _descriptor(frame: zmq.Frame) -> int:
+    """File descriptor of the connection that a frame came by; -1 where it has none."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
