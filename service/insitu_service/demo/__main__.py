@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from insitu.errors import InsituError, OperatorError
+from insitu_service.demo.child_process import ChildProcess
 from insitu_service.demo.display import ProgressDisplay, outcome_table
 from insitu_service.demo.figure import Results, save_figure
+from insitu_service.demo.interruption import Interruption
 from insitu_service.demo.outcome import Outcome, read_outcome
 from insitu_service.demo.scenario import SCENARIOS, VARIANTS, Scenario
 from insitu_service.demo.service_process import ServiceProcess
@@ -32,21 +31,29 @@ from insitu_service.demo.service_process import ServiceProcess
 _LOOK_SECONDS = 0.5
 
 
-def play(scenario: Scenario, console: Console, seed: int) -> dict[str, Outcome]:
+def play(
+    scenario: Scenario, console: Console, seed: int, interruption: Interruption
+) -> dict[str, Outcome]:
     """Run one scenario; the outcome by variant."""
     console.rule(f"[bold]{scenario.name}[/bold]", align="left")
-    console.print(scenario.title)
+    console.print(scenario.title, highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="insitu-") as directory, ExitStack() as stack:
-        services = {
-            variant.name: stack.enter_context(
-                ServiceProcess(scenario, variant, Path(directory) / str(index))
-            )
-            for index, variant in enumerate(VARIANTS)
-        }
+        services = {}
+        for index, variant in enumerate(VARIANTS):
+            place = Path(directory) / str(index)
+            place.mkdir()
+            service = ServiceProcess(scenario, variant, place, interruption)
+            services[variant.name] = stack.enter_context(service)
+            service.start()
         for name, service in services.items():
             service.wait_ready()
-            console.print(f"  {name}: [link]{service.url}/metrics[/link] while it runs")
-        push_and_watch(scenario, services, console, seed)
+            console.print(f"  {name}: {service.url}/metrics while it runs", highlight=False)
+        endpoints = [service.endpoint for service in services.values()]
+        command = scenario.source_command(endpoints, seed)
+        log_path = Path(directory) / "producer.log"
+        producer = stack.enter_context(ChildProcess(command, log_path, interruption))
+        producer.start()
+        watch(scenario, producer, services, console)
         outcomes = {}
         for name, service in services.items():
             service.drain()
@@ -55,26 +62,22 @@ def play(scenario: Scenario, console: Console, seed: int) -> dict[str, Outcome]:
     return outcomes
 
 
-def push_and_watch(
-    scenario: Scenario, services: Mapping[str, ServiceProcess], console: Console, seed: int
+def watch(
+    scenario: Scenario,
+    producer: ChildProcess,
+    services: Mapping[str, ServiceProcess],
+    console: Console,
 ) -> None:
-    """Run the producer program to its end and show how the services learn."""
-    endpoints = [service.endpoint for service in services.values()]
-    command = scenario.source_command(endpoints, seed)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as producer:
-        try:
-            with ProgressDisplay(console, scenario) as display:
-                while producer.poll() is None:
-                    display.show({name: s.status() for name, s in services.items()})
-                    time.sleep(_LOOK_SECONDS)
-                display.show({name: s.status() for name, s in services.items()})
-        finally:
-            producer.terminate()
-        output = producer.communicate()[0].strip()
-    if producer.returncode != 0:
-        raise OperatorError(f"the producer ended with exit code {producer.returncode}: {output}")
+    """Show how the services learn until the producer has pushed all and ended."""
+    with ProgressDisplay(console, scenario) as display:
+        running = True
+        while running:
+            running = producer.exit_code is None
+            display.show({name: service.status() for name, service in services.items()})
+            time.sleep(_LOOK_SECONDS if running else 0.0)
+    output = producer.output().strip()
+    if producer.exit_code != 0:
+        raise OperatorError(f"the producer ended with exit code {producer.exit_code}: {output}")
     console.print(f"  producer: {output} per service", highlight=False)
 
 
@@ -85,10 +88,6 @@ def save_results(results: Results, path: Path) -> None:
         for scenario, outcomes in results.items()
     }
     path.write_text(json.dumps(plain, indent=2) + "\n")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -104,12 +103,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
     start = time.monotonic()
     chosen = [s for s in SCENARIOS if arguments.only in (None, s.name)]
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        results = {scenario: play(scenario, console, arguments.seed) for scenario in chosen}
+        with Interruption() as interruption:
+            results = {
+                scenario: play(scenario, console, arguments.seed, interruption)
+                for scenario in chosen
+            }
         save_figure(results, arguments.output / "demo.png")
         save_results(results, arguments.output / "results.json")
     except KeyboardInterrupt:
@@ -120,7 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     console.print(
         f"{time.monotonic() - start:.0f} s; picture: {arguments.output / 'demo.png'}, "
-        f"figures: {arguments.output / 'results.json'}"
+        f"figures: {arguments.output / 'results.json'}",
+        highlight=False,
+        soft_wrap=True,
     )
     return 0
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -84,12 +85,13 @@ def outcome_table(scenario: Scenario, outcomes: Mapping[str, Outcome]) -> Table:
     first = next(iter(outcomes.values()))
     better = "higher" if first.higher_is_better else "lower"
     metric = first.metric.replace("_", " ")
-    table = Table(title=f"{scenario.name}: {metric} on held-out samples, {better} is better")
-    table.add_column(scenario.task_word)
+    title = f"{scenario.name}: {metric} on held-out samples, {better} is better"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    table.add_column(f"\n{scenario.task_word}", no_wrap=True)
     for variant in outcomes:
-        table.add_column(f"{variant}:\nright after", justify="right")
-        table.add_column("\nat the end", justify="right")
-        table.add_column("\nforgotten", justify="right")
+        table.add_column(f"{variant}:\nlearned", justify="right", no_wrap=True)
+        table.add_column("\nat end", justify="right", no_wrap=True)
+        table.add_column("\nlost", justify="right", no_wrap=True)
     for index, task in enumerate(first.tasks):
         cells: list[str] = []
         for outcome in outcomes.values():

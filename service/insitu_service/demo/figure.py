@@ -36,7 +36,7 @@ def save_figure(results: Results, path: Path) -> None:
 
 
 def _limits(outcomes: Iterable[Outcome]) -> tuple[float, float]:
-    """From 0 to a little above the largest result."""
+    """From 0 to above the largest result, with room for the legend."""
     values = [
         value
         for outcome in outcomes
@@ -44,7 +44,7 @@ def _limits(outcomes: Iterable[Outcome]) -> tuple[float, float]:
         for value in curve
         if value is not None
     ]
-    return 0.0, 1.08 * max(values, default=1.0)
+    return 0.0, 1.22 * max(values, default=1.0)
 
 
 def _curves(axes: Axes, scenario: Scenario, outcome: Outcome) -> None:
@@ -62,7 +62,6 @@ def _curves(axes: Axes, scenario: Scenario, outcome: Outcome) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel(f"after learning {scenario.task_word} ...")
     axes.set_ylabel(_axis_label(outcome))
-    axes.legend(title=f"measured on {scenario.task_word}", fontsize=8, title_fontsize=8)
     _quiet(axes)
 
 
@@ -80,21 +79,33 @@ def _bars(axes: Axes, scenario: Scenario, outcomes: Mapping[str, Outcome]) -> No
             hatch=hatches[index % 3],
             label=variant,
         )
+        axes.plot(
+            places,
+            [task.right_after for task in outcome.tasks],
+            linestyle="none",
+            marker="_",
+            markersize=18,
+            markeredgewidth=2,
+            color="black",
+            label="right after learning it" if index == 0 else None,
+        )
     first = next(iter(outcomes.values()))
     axes.set_xticks(range(len(first.tasks)), [task.task for task in first.tasks])
     axes.set_xlabel(scenario.task_word)
     axes.set_title(f"{scenario.name}: at the end of the stream", fontsize=11)
     axes.set_ylabel(_axis_label(first))
-    axes.legend(fontsize=8)
     _quiet(axes)
 
 
 def _axis_label(outcome: Outcome) -> str:
     better = "higher" if outcome.higher_is_better else "lower"
-    return f"{outcome.metric.replace('_', ' ')} on held-out samples ({better} is better)"
+    return f"{outcome.metric.replace('_', ' ')}, held out ({better} is better)"
 
 
 def _quiet(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
+    axes.legend(
+        loc="upper center", ncols=5, fontsize=8, frameon=False, columnspacing=1, handletextpad=0.4
+    )

@@ -36,8 +36,9 @@ class Outcome:
 
     def forgetting(self, task: TaskOutcome) -> float:
         """By how much a task became worse since it was learned; below 0 it became better."""
-        change = task.right_after - task.at_the_end
-        return change if self.higher_is_better else -change
+        if self.higher_is_better:
+            return task.right_after - task.at_the_end
+        return task.at_the_end - task.right_after
 
     def mean_at_the_end(self) -> float:
         return sum(task.at_the_end for task in self.tasks) / len(self.tasks)
