@@ -137,7 +137,7 @@ def test_bad_hooks_stop_nothing_and_are_counted(tmp_path: Path) -> None:
     hooks = [
         {"on": "step", "python": "mine:raises"},
         {"on": "step", "python": "mine:hangs", "timeout_seconds": 0.3},
-        {"on": "step", "shell": "sleep 600", "timeout_seconds": 0.3},
+        {"on": "step", "shell": "sleep 600", "timeout_seconds": 0.3, "every": 40},
         {"on": "step", "shell": "exit 3"},
         {"on": "step", "post": "http://127.0.0.1:9/nobody"},
         {"on": "start", "shell": "sleep 600", "timeout_seconds": 0.3},

@@ -19,6 +19,8 @@ log = logging.getLogger("insitu.hooks")
 Payload = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 QUEUE_EVENTS = 16
 GRACE_SECONDS = 0.5
+#: how long a stuck hook is waited for at the end
+STUCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,17 @@ class HookWorker:
             self._changed.notify_all()
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the thread; drop what it has not begun by then."""
-        self._thread.join(max(0.0, timeout_seconds))
+        """Wait for the thread, a stuck one but a moment; drop what it has not begun by then."""
+        began = time.monotonic()
+        while self._thread.is_alive():
+            with self._changed:
+                self._watch()
+                limit = min(timeout_seconds, STUCK_SECONDS) if self._overdue else timeout_seconds
+                pause = STUCK_SECONDS if self._overdue else self._seconds_until_overdue()
+            left = began + limit - time.monotonic()
+            if left <= 0:
+                break
+            self._thread.join(min(left, max(pause, 0.01)))
         with self._changed:
             undelivered = len(self._waiting) + (self._busy_since is not None)
             self._dropped += len(self._waiting)
