@@ -1,0 +1,127 @@
+"""What lies in deploy/ is true: rules fire, names exist, scripts run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from daemon import wait_for
+from insitu.checkpoint import list_checkpoints
+from insitu.metrics import METRICS
+from insitu_service import exit_codes
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+PROMETHEUS = DEPLOY / "prometheus"
+
+
+def run(*command: str | Path, **how: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [str(word) for word in command], capture_output=True, text=True, **how
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("check", "config", "prometheus.yml"), ("test", "rules", "insitu.rules.test.yml")],
+    ids=lambda words: words[0],
+)
+def test_prometheus_takes_them(need_program: Callable[[str], str], words: tuple[str, ...]) -> None:
+    done = run(need_program("promtool"), *words, cwd=PROMETHEUS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rules_name_metrics_that_exist() -> None:
+    known = {metric.name for metric in METRICS}
+    rules = yaml.safe_load((PROMETHEUS / "insitu.rules.yml").read_text())["groups"][0]["rules"]
+    for rule in rules:
+        named = set(re.findall(r"\binsitu_\w+", rule["expr"]))
+        assert named <= known, (rule["alert"], named - known)
+
+
+def test_every_rule_is_tested() -> None:
+    rules = yaml.safe_load((PROMETHEUS / "insitu.rules.yml").read_text())["groups"][0]["rules"]
+    tests = (PROMETHEUS / "insitu.rules.test.yml").read_text()
+    assert [rule["alert"] for rule in rules if rule["alert"] not in tests] == []
+
+
+def test_the_unit_gives_up_on_errors_that_a_restart_does_not_mend() -> None:
+    unit = (DEPLOY / "systemd" / "insitu@.service").read_text()
+    (codes,) = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    expected = {exit_codes.USAGE, exit_codes.NON_FINITE, exit_codes.CHECKPOINT}
+    assert {int(code) for code in codes.split()} == expected
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "systemd" / "insitu@.service", tmp_path)
+    done = run("systemd-analyze", "verify", tmp_path / "insitu@run.service")
+    assert "insitu@" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["install", "slurm/insitu.sbatch"])
+def test_scripts_parse(script: str) -> None:
+    assert run("bash", "-n", DEPLOY / script).returncode == 0
+
+
+CONFIG = """
+stream: {names: [digits], fields: {x: {dtype: float32, shape: [64]}, y: {dtype: int64}}}
+model: {name: mlp}
+objective: {name: classify, options: {classes: 10}}
+trainer: {threads: 1}
+http: {port: 0}
+"""
+
+
+def job(tmp_path: Path, *command: str) -> subprocess.Popen[str]:
+    """The Slurm script as Slurm would run it, with the `insitu` of this environment."""
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("SLURM")},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "INSITU_DIRECTORY": str(tmp_path / "state"),
+        "TMPDIR": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+    script = DEPLOY / "slurm" / "insitu.sbatch"
+    return subprocess.Popen(
+        ["bash", str(script), str(tmp_path / "run.yaml"), "--", *command],
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+PUSH = 'exec python -m insitu_producers.sources.digits --endpoint "$INSITU_ENDPOINT"'
+
+
+def test_a_job_learns_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    """A job that ends by itself leaves a checkpoint; the next resumes, and is stopped in time."""
+    with job(tmp_path, "sh", "-c", PUSH) as first:
+        output, errors = first.communicate(timeout=100)
+        assert first.returncode == 0, errors + (tmp_path / "state" / "service.log").read_text()
+    assert "1797 samples accepted" in output
+    checkpoints = tmp_path / "state" / "checkpoints"
+    (before,) = list_checkpoints(checkpoints)
+
+    log = tmp_path / "state" / "service.log"
+    with job(tmp_path, "sh", "-c", "exec sleep 1000") as second:
+        wait_for(lambda: f"resumed from {before}" in log.read_text(), "the resumed service")
+        wait_for(lambda: log.read_text().count("serving") >= 2, "the service to be ready")
+        second.send_signal(signal.SIGUSR1)  # as Slurm does before the end
+        _, errors = second.communicate(timeout=60)
+        assert second.returncode == 0, errors
+    assert "stopping the service with a checkpoint" in errors
+    assert log.read_text().count("stopped with exit code 0") == 2
