@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,3 +103,24 @@ def test_a_producer_that_leaves_ends_its_task_and_probes_wait_for_nobody(daemon:
     assert sorted(answer["result"]["scores"]) == ["only", "other"]
     assert daemon.metric("insitu_trained_samples_total", source="fresh") == 84
     assert books_balance(daemon)
+
+
+def test_a_stream_that_has_ended_costs_next_to_nothing(daemon: Daemon) -> None:
+    """The learner rests between two streams, and takes the next one up at once."""
+    with producer(daemon, linger_seconds=60) as source:
+        push(source, 0, 80)
+    wait_log(daemon, "has ended its stream")
+    daemon.wait_metric("insitu_trained_samples_total", 80, source="fresh")
+    began, spent = time.monotonic(), processor_seconds(daemon)
+    wait_for(lambda: time.monotonic() > began + 1.5, "a while to measure")
+    assert processor_seconds(daemon) - spent < 0.3  # a learner that spins takes 1.5
+    with producer(daemon, "rank-1", linger_seconds=60) as source:
+        push(source, 80, 160)
+    daemon.wait_metric("insitu_trained_samples_total", 160, source="fresh")
+
+
+def processor_seconds(daemon: Daemon) -> float:
+    """User and system time of the process so far."""
+    assert daemon.process is not None
+    fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
