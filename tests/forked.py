@@ -76,9 +76,7 @@ def _start_server() -> None:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _run(
-    arguments: list[str], output: str, directory: str, environment: dict[str, str]
-) -> None:
+def _run(arguments: list[str], output: str, directory: str, environment: dict[str, str]) -> None:
     """In the child: become the command."""
     os.chdir(directory)
     os.environ.clear()

@@ -92,6 +92,4 @@ def books_balance(daemon: Daemon) -> bool:
     status, probes = daemon.status(), daemon.metric("insitu_probe_samples_total")
     stream, pending = status["stream"], status["buffer"]["pending_samples"]
     gone = ("trained_samples", "skipped_samples", "dropped_samples", "quarantined_samples")
-    return bool(
-        stream["received_samples"] == sum(stream[name] for name in gone) + pending + probes
-    )
+    return bool(stream["received_samples"] == sum(stream[name] for name in gone) + pending + probes)

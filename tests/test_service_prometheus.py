@@ -144,7 +144,7 @@ def test_the_rules_load_and_are_evaluated(prometheus: Prometheus) -> None:
         return found if found and all(rule["health"] == "ok" for rule in found) else []
 
     names = {rule["name"] for rule in wait_for(rules, "healthy rules")}
-    assert {"InsituDown", "InsituLostSamples", "insitu:trained_samples:rate1m"} <= names
+    assert {"InsituDown", "InsituSamplesLost"} <= names
 
 
 def test_every_metric_of_the_rules_exists() -> None:
