@@ -16,6 +16,9 @@ from insitu.sampling import Indices
 #: some rows: their numbers, or neighbours
 Rows = Indices | slice
 
+#: name of a field, dtype, shape of one sample
+_Entry = tuple[str, torch.dtype, torch.Size]
+
 #: torch selects rows of every dtype but these, and numpy has no bfloat16; a view of the same
 #: bits is as good
 _SIGNED = {
@@ -44,6 +47,8 @@ class SampleStore:
         self.capacity_samples = capacity_samples
         self.device = device
         self.fields: dict[str, Tensor] = {}
+        self._bits: dict[str, Tensor] = {}  # the same memory as dtypes that can be selected from
+        self._signature: list[_Entry] = []
         self.provenance = torch.zeros(capacity_samples, len(Column), dtype=torch.int64)
         self.times_replayed = torch.zeros(capacity_samples, dtype=torch.int64)
         #: loss per sample when it was last seen, NaN when it was not told
@@ -61,21 +66,21 @@ class SampleStore:
             self._make_fields(batch.fields)
         self._check_fields(batch.fields)
         for name, tensor in batch.fields.items():
-            self._copy(self.fields[name], slots, tensor, rows)
+            self._copy(self._bits[name], slots, _bits(tensor.detach()), rows)
         self._columns[slots] = batch.provenance.numpy()[rows]
         self._times_replayed[slots] = 0
         if losses is None:
             self.last_loss[_index(slots, self.device)] = torch.nan
         else:
-            self._copy(self.last_loss, slots, losses.to(torch.float32), rows)
+            self._copy(self.last_loss, slots, losses.detach().to(torch.float32), rows)
 
     def read(self, slots: Indices) -> Batch:
         """The samples of some slots, copied, as replayed rows; counts them as replayed."""
         index = _index(slots, self.device)
         fields = {}
-        for name, tensor in self.fields.items():
-            chosen = _bits(tensor).index_select(0, index)
-            fields[name] = chosen if chosen.dtype == tensor.dtype else chosen.view(tensor.dtype)
+        for name, dtype, _ in self._signature:
+            chosen = self._bits[name].index_select(0, index)
+            fields[name] = chosen if chosen.dtype == dtype else chosen.view(dtype)
         np.add.at(self._times_replayed, slots, 1)
         return Batch(fields, torch.from_numpy(self._columns.take(slots, 0)), 0)
 
@@ -128,20 +133,20 @@ class SampleStore:
                     remedy="lower memory.capacity_samples",
                 ) from error
             self.fields[name] = room.zero_()
+        self._bits = {name: _bits(tensor) for name, tensor in self.fields.items()}
+        self._signature = _signature(self.fields)
 
     def _check_fields(self, fields: Mapping[str, Tensor]) -> None:
-        ours = [(name, t.dtype, t.shape[1:]) for name, t in self.fields.items()]
-        theirs = [(name, t.dtype, t.shape[1:]) for name, t in fields.items()]
+        ours, theirs = self._signature, _signature(fields)
         if ours != theirs and sorted(ours, key=_name) != sorted(theirs, key=_name):
             raise InternalError(f"a memory of {ours} was given {theirs}")
 
     def _copy(self, target: Tensor, slots: Rows, source: Tensor, rows: Rows) -> None:
-        source = source.detach()
-        if self.device.type == "cpu" and source.device.type == "cpu":
-            _bits(target).numpy()[slots] = _bits(source).numpy()[rows]
+        if target.is_cpu and source.is_cpu:
+            target.numpy()[slots] = source.numpy()[rows]
             return
-        chosen = _bits(source)[_index(rows, source.device)].to(self.device, non_blocking=True)
-        _bits(target)[_index(slots, self.device)] = chosen
+        chosen = source[_index(rows, source.device)].to(self.device, non_blocking=True)
+        target[_index(slots, self.device)] = chosen
 
 
 def _index(numbers: Rows, device: torch.device) -> Any:
@@ -155,7 +160,11 @@ def _index(numbers: Rows, device: torch.device) -> Any:
     return index.pin_memory().to(device, non_blocking=True)
 
 
-def _name(entry: tuple[str, torch.dtype, torch.Size]) -> str:
+def _signature(fields: Mapping[str, Tensor]) -> list[_Entry]:
+    return [(name, tensor.dtype, tensor.shape[1:]) for name, tensor in fields.items()]
+
+
+def _name(entry: _Entry) -> str:
     return entry[0]
 
 
