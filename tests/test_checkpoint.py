@@ -58,7 +58,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def bits(tensor: torch.Tensor) -> bytes:
-    dense = tensor.detach().resolve_conj().contiguous().reshape(-1)
+    dense = tensor.detach().resolve_conj().clone(memory_format=torch.contiguous_format).reshape(-1)
     return dense.view(torch.uint8).numpy().tobytes()
 
 
