@@ -84,7 +84,9 @@ def describe(kind: str, name: str, factory: Callable[..., Any]) -> Component:
             options[parameter.name] = (hints.get(parameter.name, Any), default)
         elif parameter.kind is parameter.VAR_KEYWORD:
             open_ended = True
-        elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL:
+        elif (
+            parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+        ):
             parts.append(parameter.name)
     model = create_model(
         f"{kind}_{name}_options",

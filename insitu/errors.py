@@ -27,7 +27,8 @@ class InsituError(Exception):
         ...     "buffer.capacity_samples is 0", allowed="1 or more",
         ...     consequence="the service does not start")
         >>> print(error)
-        buffer.capacity_samples is 0; allowed: 1 or more; the service does not start (operator's fault)
+        buffer.capacity_samples is 0; allowed: 1 or more;
+        the service does not start (operator's fault)
     """
 
     fault: ClassVar[str] = "insitu"

@@ -98,7 +98,9 @@ class Schema:
 
     @classmethod
     def of(cls, fields: Mapping[str, tuple[str, tuple[int, ...]]]) -> Schema:
-        return cls(tuple(Field(name, dtype, tuple(shape)) for name, (dtype, shape) in fields.items()))
+        return cls(
+            tuple(Field(name, dtype, tuple(shape)) for name, (dtype, shape) in fields.items())
+        )
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
