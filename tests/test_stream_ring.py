@@ -45,6 +45,20 @@ def test_every_cut_of_the_bytes_arrives(kind: str, data: st.DataObject) -> None:
     assert (ring.bytes == expected).all()  # and no other row was touched
 
 
+@pytest.mark.parametrize("values", [4, 100_000], ids=["small", "shared among threads"])
+@pytest.mark.parametrize("kind", sorted(_SLOTS))
+def test_rows_are_gathered_with_their_provenance(kind: str, values: int) -> None:
+    ring, slots = Ring(Schema.of({"x": ("float32", (values,))}), _CAPACITY), _SLOTS[kind]
+    ring.rows[:] = torch.arange(_CAPACITY)[:, None]
+    ring.provenance[:] = torch.arange(_CAPACITY)[:, None]
+    out = np.zeros((len(slots), ring.schema.row_bytes), np.uint8)
+    columns = ring.gather(slots, out)
+    assert (out == slots[:, None]).all()
+    assert (columns.numpy() == slots[:, None]).all()
+    columns.zero_()
+    assert ring.provenance[int(slots[-1]), 0] == slots[-1]  # a copy
+
+
 @pytest.mark.parametrize("kind", sorted(_SLOTS))
 def test_views_show_the_rows_and_changes_can_be_written_back(kind: str) -> None:
     ring, slots = Ring(_SCHEMA, _CAPACITY), _SLOTS[kind]

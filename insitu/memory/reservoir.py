@@ -44,15 +44,15 @@ class Reservoir(Memory):
         begin, count = self.offered, len(rows)
         self.offered += count
         draws = torch.rand(count, dtype=torch.float64, generator=self._generator).numpy()
-        number = np.arange(begin, begin + count)  # from 0
+        number = np.arange(begin + 1, begin + count + 1)
         free = self.capacity_samples - begin
         if count <= free:
-            return number, rows
-        slots: Indices = (draws * (number + 1)).astype(np.int64)
+            return number - 1, rows
+        slots = draws * number
         if free > 0:
-            slots[:free] = number[:free]
+            slots[:free] = number[:free] - 1
         kept = (slots < self.capacity_samples).nonzero()[0]
-        return slots[kept], rows[kept]
+        return slots[kept].astype(np.int64), rows[kept]
 
     def _policy_state(self) -> dict[str, Any]:
         return {"offered": self.offered}

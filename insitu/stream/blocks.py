@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ class Block:
     """Room for one batch.
 
     Attributes:
-        rows: (rows, row_bytes) uint8.
+        rows: (rows, row_bytes) uint8; `bytes` is the same memory.
         fields: typed views of it.
         copied: an event after which the device has read the block; None when it has nothing to.
     """
@@ -35,12 +37,13 @@ class Block:
         self.rows = torch.empty(
             (rows, schema.row_bytes), dtype=torch.uint8, pin_memory=pin_memory
         ).zero_()
+        self.bytes: npt.NDArray[np.uint8] = self.rows.numpy()
         self.fields: Mapping[str, Tensor] = typed_views(schema, self.rows)
         self.copied: torch.cuda.Event | None = None
 
     def first(self, rows: int) -> Mapping[str, Tensor]:
         """The fields of the first `rows` rows."""
-        if rows == len(self.rows):
+        if rows == len(self.bytes):
             return self.fields
         return {name: view[:rows] for name, view in self.fields.items()}
 
@@ -74,7 +77,7 @@ class Blocks:
         return block
 
     def give_back(self, block: Block) -> None:
-        if len(block.rows) == self._rows:  # smaller ones are of the past
+        if len(block.bytes) == self._rows:  # smaller ones are of the past
             self._free.append(block)
 
     def give_back_unused(self, block: Block) -> None:

@@ -304,7 +304,8 @@ class StreamBuffer:
         if drawn is None:
             self._blocks.give_back_unused(block)
         else:
-            batch = self._gather(drawn.slots, block)
+            provenance = self._ring.gather(drawn.slots, block.bytes[:rows])
+            batch = Batch(block.first(rows), provenance, rows)
             with self._condition:
                 self._make_room(drawn.freed)
         self._tell_of_room()
@@ -476,13 +477,6 @@ class StreamBuffer:
             with self._condition:
                 self._room_made = self._room_wanted = False
             self.on_room()
-
-    def _gather(self, slots: Indices, block: Block) -> Batch:
-        rows = len(slots)
-        index = torch.from_numpy(slots)
-        torch.index_select(self._ring.rows, 0, index, out=block.rows[:rows])
-        columns = self._ring.columns.take(slots, 0)
-        return Batch(block.first(rows), torch.from_numpy(columns), rows)
 
     def _check_batch_size(self, batch_size: int) -> None:
         if batch_size < 1 or self.largest_reservation(batch_size) < 1:

@@ -22,6 +22,9 @@ Bytes = npt.NDArray[np.uint8]
 #: beyond this many runs of neighbouring slots, rows are scattered by one indexed copy
 _MOST_RUNS = 8
 
+#: from so many bytes on torch's threads share a copy; below, numpy is faster by itself
+_SHARED_COPY_BYTES = 4 * 2**20
+
 
 class Ring:
     """`capacity_samples` rows of bytes and their provenance, allocated and touched at once.
@@ -42,6 +45,18 @@ class Ring:
         self.flat: Bytes = self.bytes.reshape(-1)
         self.records = self.flat.view(schema.numpy_row)
         self.columns: npt.NDArray[np.int64] = self.provenance.numpy()
+
+    def gather(self, slots: Indices, out: Bytes) -> Tensor:
+        """Copy the rows of some slots to `out`, (len(slots), row_bytes); gives their provenance.
+
+        Lets other threads run while it copies.
+        """
+        if out.nbytes < _SHARED_COPY_BYTES:
+            # to clip slots, none of which is out of range, spares numpy a copy of its own
+            self.bytes.take(slots, 0, out, "clip")
+        else:
+            torch.index_select(self.rows, 0, torch.from_numpy(slots), out=torch.from_numpy(out))
+        return torch.from_numpy(self.columns.take(slots, 0))
 
 
 class Reservation:
