@@ -48,7 +48,11 @@ class Label:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Consecutive rows of one slab. `position_*` count from the session's first batch."""
+    """Consecutive rows of one slab. `position_*` count from the session's first batch.
+
+    `digest` is (kind, value) of the checksum of the whole payload, where it was taken while the
+    bytes were still in the cache of the core that wrote them; None when it is not known.
+    """
 
     slab: Slab
     start: int
@@ -58,6 +62,7 @@ class Batch:
     produced_at_ns: int
     cursors: list[tuple[int, Cursor]]
     sample_ids: bytearray
+    digest: tuple[str, int] | None = None
     seq: int = 0
     position_bytes: int = 0
     sent_times: int = 0
@@ -72,6 +77,7 @@ class Batch:
         del self.cursors[:-8]  # a cut between older pushes then has no cursor, which is allowed
         self.sample_ids += other.sample_ids
         self.rows += other.rows
+        self.digest = None
 
     def split(self, rows: int) -> Batch:
         """Cut off the first `rows` rows as a batch; this one keeps the others."""
@@ -81,6 +87,7 @@ class Batch:
             self.sample_ids[: 8 * rows],
         )  # fmt: skip
         self.slab.users += 1
+        self.digest = None
         self.start += rows
         self.first_row += rows
         self.rows -= rows
@@ -119,7 +126,14 @@ class Outgoing:
         ids = bytes(batch.sample_ids) if batch.label.identified and not self.fragment else None
         return Data(
             self.session, batch.seq, self.fragment, self.fragments, batch.rows, batch.first_row,
-            size, offset, checksum(self.checksum_kind, payload), batch.produced_at_ns,
+            size, offset, self._checksum(payload), batch.produced_at_ns,
             batch.cursors[-1][1] if batch.cursors else None, batch.label.task, ids,
             batch.label.flags, None, payload,
         )  # fmt: skip
+
+    def _checksum(self, payload: memoryview) -> int:
+        known = self.batch.digest
+        if self.fragments == 1 and known is not None and known[0] == self.checksum_kind:
+            return known[1]
+        return checksum(self.checksum_kind, payload)
+

@@ -16,6 +16,7 @@ No I/O, no clock, no lock: one caller at a time.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from insitu.schema import Schema
 from insitu.wire.batches import Batch, Books, Label, Outgoing, Span
@@ -56,6 +57,12 @@ class SendWindow:
 
     # -- pushing ---------------------------------------------------------------------------
 
+    @property
+    def checksum_kind(self) -> str | None:
+        """What the service wants now; None without a session."""
+        session = self._session
+        return session.checksum if session is not None else None
+
     def room_rows(self) -> int:
         """Rows that can be reserved now."""
         tail = self._tail.rows - self._tail.used_rows if self._tail is not None else 0
@@ -85,19 +92,22 @@ class SendWindow:
         produced_at_ns: int,
         cursor: Cursor = None,
         sample_ids: bytes = b"",
+        digests: Sequence[tuple[str, int] | None] = (),
     ) -> None:
         """Hand written spans over for sending; the cursor goes with the last row.
 
         Args:
+            digests: (kind, value) of the checksum of each span, where it is known.
             sample_ids: int64, little-endian, one a row, when `label.identified`.
         """
         done = 0
-        for span in spans:
+        for index, span in enumerate(spans):
             last = span is spans[-1]
             batch = Batch(
                 span.slab, span.start, span.rows, self.next_row, label, produced_at_ns,
                 [(span.rows, cursor)] if last and cursor is not None else [],
                 bytearray(sample_ids[8 * done : 8 * (done + span.rows)]),
+                digests[index] if digests else None,
             )  # fmt: skip
             done += span.rows
             self._append(batch)

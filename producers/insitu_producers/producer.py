@@ -14,6 +14,7 @@ from typing import Any, Self
 from insitu.errors import InsituError, InternalError, ProducerError
 from insitu.schema import Schema
 from insitu.wire.batches import Label, Span
+from insitu.wire.checksum import checksum
 from insitu.wire.rows import Array
 from insitu.wire.sender import SendWindow
 from insitu.wire.session import Identity, ProducerSession, SessionState
@@ -32,6 +33,8 @@ from insitu_producers.stats import ProducerStats, read_stats
 
 EVALUATE = 1  # insitu.batch.SampleFlag, which this client cannot import: it has torch
 NO_REPLAY = 2
+#: from this size on a push is hashed when it is copied, below when it is sent
+_DIGEST_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,13 +235,19 @@ class Producer:
             self._full_since = None
         try:
             _write(spans, columns)
+            digests = _digests(spans, window.checksum_kind)
         except BaseException:
             with self._changed:
                 window.abandon(spans)
             raise
         with self._changed:
             window.commit(
-                spans, label, produced_at_ns=produced_at_ns, cursor=cursor, sample_ids=ids
+                spans,
+                label,
+                produced_at_ns=produced_at_ns,
+                cursor=cursor,
+                sample_ids=ids,
+                digests=digests,
             )
             wake, connection.wants_waking = connection.wants_waking, False
         if wake:
@@ -409,3 +418,17 @@ def _write(spans: list[Span], columns: list[Array]) -> None:
         for field, column in zip(span.slab.fields, columns, strict=True):
             field[span.start : span.start + span.rows] = column[done : done + span.rows]
         done += span.rows
+
+
+def _digests(spans: list[Span], kind: str | None) -> list[tuple[str, int] | None]:
+    """Checksums of large spans, taken now because their bytes are in this core's cache.
+
+    The sending thread, on another core, would fetch them all once more. Small pushes merge, and
+    what they merge to is not known yet.
+    """
+    return [
+        None
+        if kind is None or span.rows * span.slab.row_bytes < _DIGEST_BYTES
+        else (kind, checksum(kind, span.slab.bytes_of(span.start, span.rows)))
+        for span in spans
+    ]
