@@ -23,7 +23,7 @@ def need_program() -> Callable[[str], str]:
         if path is None and os.environ.get("CI") == "true":
             pytest.fail(f"{name} is not installed; in CI it must be (see .ci/run)")
         if path is None:
-            package = {"promtool": "prometheus"}.get(name, name)
+            package = {"promtool": "prometheus", "systemd-analyze": "systemd"}.get(name, name)
             pytest.skip(f"{name} is not installed; on Debian: apt-get install {package}")
         return path
 
