@@ -73,6 +73,55 @@ def test_scripts_parse(script: str) -> None:
     assert run("bash", "-n", DEPLOY / script).returncode == 0
 
 
+PIP_ON_RECORD = """#!/bin/sh
+# Stands for a package index that has no build of torch whose name holds $REFUSED.
+echo "$*" >> "$RECORD"
+case "$*" in *torch==*"$REFUSED"*) exit 1 ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("build", "refused", "expected"),
+    [
+        ("cpu", "nothing", ["+cpu"]),
+        ("cpu", "+cpu -c deploy/constraints.txt", ["+cpu", "+cpu", "plain"]),
+        ("plain", "nothing", ["plain"]),
+    ],
+    ids=["CPU build at hand", "no CPU build anywhere", "GPU"],
+)
+def test_install_takes_the_right_build_of_torch(
+    tmp_path: Path, build: str, refused: str, expected: list[str]
+) -> None:
+    """An index cannot be asked to lack a build, so this pip only records what it is asked."""
+    (tmp_path / "bin").mkdir()
+    python, record = tmp_path / "bin" / "python", tmp_path / "record"
+    python.write_text(PIP_ON_RECORD)
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "RECORD": str(record), "REFUSED": refused}
+    done = run(
+        DEPLOY / "install",
+        "no-python",
+        tmp_path,
+        cwd=ROOT,
+        env={**environment, "INSITU_TORCH": build},
+    )
+    assert done.returncode == 0, done.stderr
+    asked = [line for line in record.read_text().splitlines() if "torch==" in line]
+    assert ["+cpu" if "+cpu" in line else "plain" for line in asked] == expected
+    with_index = [line for line in asked if "download.pytorch.org/whl/cpu" in line]
+    assert len(with_index) == expected.count("+cpu") // 2
+    assert "-e .[all] -c deploy/constraints.txt" in record.read_text()
+
+
+def test_install_refuses_a_build_that_it_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to("/bin/true")
+    environment = {"PATH": os.environ["PATH"], "INSITU_TORCH": "rocm"}
+    done = run(DEPLOY / "install", "no-python", tmp_path, cwd=ROOT, env=environment)
+    assert done.returncode == 2
+    assert "allowed: cpu, plain" in done.stderr
+
+
 CONFIG = """
 stream: {names: [digits], fields: {x: {dtype: float32, shape: [64]}, y: {dtype: int64}}}
 model: {name: mlp}

@@ -75,7 +75,7 @@ def _progress_table(scenario: Scenario, statuses: Mapping[str, Status]) -> Table
         table.add_column(heading, no_wrap=True)
     for variant, status in statuses.items():
         trained = status.get("stream", {}).get("trained_samples", 0)
-        bar = ProgressBar(total=scenario.samples, completed=trained, width=30)
+        bar = ProgressBar(total=scenario.samples, completed=trained, width=22)
         table.add_row(variant, bar, *_figures(scenario, status).values())
     return table
 
