@@ -235,7 +235,8 @@ class Producer:
             self._full_since = None
         try:
             _write(spans, columns)
-            digests = _digests(spans, window.checksum_kind)
+            large = rows * window.schema.row_bytes >= _DIGEST_BYTES
+            digests = _digests(spans, window.checksum_kind) if large else ()
         except BaseException:
             with self._changed:
                 window.abandon(spans)
@@ -427,8 +428,6 @@ def _digests(spans: list[Span], kind: str | None) -> list[tuple[str, int] | None
     what they merge to is not known yet.
     """
     return [
-        None
-        if kind is None or span.rows * span.slab.row_bytes < _DIGEST_BYTES
-        else (kind, checksum(kind, span.slab.bytes_of(span.start, span.rows)))
+        None if kind is None else (kind, checksum(kind, span.slab.bytes_of(span.start, span.rows)))
         for span in spans
     ]
