@@ -25,9 +25,11 @@ def test_non_finite_rows_are_named(dtype: str, bad: float) -> None:
     data = views(dtype)
     data["x"][2, 1] = bad
     refusal = door(dtype).inspect(data)
-    assert refusal is not None and refusal.code == "non_finite"
+    assert refusal is not None
+    assert refusal.code == "non_finite"
     assert refusal.bad_rows.tolist() == [False, False, True, False]
-    assert "'x'" in refusal.text and "row 2" in refusal.text
+    assert "'x'" in refusal.text
+    assert "row 2" in refusal.text
 
 
 @pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0])
@@ -36,7 +38,8 @@ def test_bfloat16_is_checked_by_its_bits(bits: int) -> None:
     assert door("bfloat16").inspect(data) is None
     data["x"][1, 0] = bits
     refusal = door("bfloat16").inspect(data)
-    assert refusal is not None and refusal.bad_rows.tolist() == [False, True, False, False]
+    assert refusal is not None
+    assert refusal.bad_rows.tolist() == [False, True, False, False]
 
 
 def test_the_largest_finite_numbers_are_let_in() -> None:
@@ -82,7 +85,9 @@ def test_a_label_outside_of_its_range_is_refused_with_its_value() -> None:
     data = views()
     data["y"][3] = 10
     refusal = door(y=(0, 9)).inspect(data)
-    assert refusal is not None and refusal.code == "range"
+    assert refusal is not None
+    assert refusal.code == "range"
     assert refusal.bad_rows.tolist() == [False, False, False, True]
-    assert "value 10" in refusal.text and "[0, 9]" in refusal.text
+    assert "value 10" in refusal.text
+    assert "[0, 9]" in refusal.text
     assert door(y=(None, 10)).inspect(data) is None
