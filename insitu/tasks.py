@@ -184,6 +184,10 @@ class TaskLedger:
         """Whether the producer has a visit open."""
         return producer in self._current
 
+    def producers(self) -> set[str]:
+        """Ids of the producers that are in a task."""
+        return set(self._current)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "names": list(self._names),

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 import zmq
 
 from bad_input import SCHEMA, Hostile, config, data, first_half, payload_of, samples
+from daemon import wait_for
+from insitu.batch import Column, SampleFlag
 from insitu.config import load_config
 from insitu.wire.checksum import checksum
-from insitu.wire.messages import Ack, Data, Nack, NackCode, NoSession
+from insitu.wire.messages import Ack, Bye, Data, Nack, NackCode, NoSession
 from insitu_service.building import build_buffer
 from insitu_service.compose import compose_ingest
 from insitu_service.door import Door, Refusal, Views
+from insitu_service.ingest import Ingest
 from insitu_service.intake import Intake
 from insitu_service.probe_inbox import ProbeInbox
 from insitu_service.session import Sessions
@@ -35,23 +40,33 @@ class Rig:
     endpoint: str
     buffer: Any
     intake: Intake
-    failed: bool = False
+    running: Ingest
+    probes: ProbeInbox
 
 
 @contextmanager
-def ingest(directory: Path, door: Door | None = None, **changes: Any) -> Iterator[Rig]:
+def ingest(
+    directory: Path,
+    door: Door | None = None,
+    probes: ProbeInbox | None = None,
+    state: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Iterator[Rig]:
     """Runs one without a learner."""
     path = directory / "run.yaml"
     path.write_text(yaml.safe_dump(config(directory, **changes)))
     settings = load_config(path, (), {})
     buffer, intake = build_buffer(settings, torch.device("cpu")), Intake()
     context: zmq.Context[Any] = zmq.Context()
+    if state is not None:
+        buffer.load_state_dict(state)
+    probes = ProbeInbox() if probes is None else probes
     running = compose_ingest(
-        settings, context, buffer, Sessions(), door or Door(SCHEMA, {}), ProbeInbox(), intake
+        settings, context, buffer, Sessions(), door or Door(SCHEMA, {}), probes, intake
     )
     thread = threading.Thread(target=running.run)
     thread.start()
-    rig = Rig(running.endpoints[0], buffer, intake)
+    rig = Rig(running.endpoints[0], buffer, intake, running, probes)
     try:
         yield rig
     finally:
@@ -96,6 +111,138 @@ def test_a_fault_of_ours_costs_one_session_and_no_sample(tmp_path: Path) -> None
         assert peer.expect(Ack).accepted == 1
         assert rig.buffer.snapshot().unseen_samples == 4
         assert rig.intake.received_samples == 4
+
+
+def batch(session: int, seq: int, rows: int, first_row: int = 0, **changes: Any) -> Data:
+    return data(session, seq, payload_of(samples(rows)), first_row=first_row, **changes)
+
+
+def accepted(peer: Hostile, seq: int) -> None:
+    """Wait until batches up to this one are accepted."""
+    while peer.expect(Ack).accepted < seq:
+        pass
+
+
+def test_probes_that_nobody_takes_in_stay_with_their_producer(tmp_path: Path) -> None:
+    probes = ProbeInbox(capacity_bytes=100)
+    with ingest(tmp_path, probes=probes) as rig, Hostile(rig.endpoint) as peer:
+        session = peer.greet("prober").session
+        for seq in (1, 2):
+            peer.send(batch(session, seq, 4, 4 * (seq - 1), flags=SampleFlag.EVALUATE))
+        accepted(peer, 1)
+        peer.ping(session)
+        assert peer.expect(Ack).accepted == 1
+        assert rig.buffer.positions()["prober"].rows == 4
+        assert rig.buffer.snapshot().reserved_samples == 0
+        assert len(probes.take_all()) == 1
+        peer.send(batch(session, 2, 4, 4, flags=SampleFlag.EVALUATE))
+        accepted(peer, 2)
+        assert [probe.batch.rows for probe in probes.take_all()] == [4]
+        assert rig.intake.probe_samples == 8
+
+
+def test_a_probe_without_its_bad_rows_keeps_the_numbers_of_the_others(tmp_path: Path) -> None:
+    with ingest(tmp_path) as rig, Hostile(rig.endpoint) as peer:
+        session = peer.greet("prober").session
+        arrays = samples(4)
+        arrays["x"][1] = np.nan
+        ids = np.arange(70, 74).astype("<i8").tobytes()
+        probe = data(session, 1, payload_of(arrays), first_row=10, flags=1, sample_ids=ids)
+        peer.send(probe)
+        accepted(peer, 1)
+        (kept,) = rig.probes.take_all()
+        assert kept.batch.column(Column.ROW).tolist() == [10, 12, 13]
+        assert kept.batch.column(Column.SAMPLE_ID).tolist() == [70, 72, 73]
+
+
+def test_what_was_lost_is_counted_once_however_often_the_producer_connects(
+    tmp_path: Path,
+) -> None:
+    with ingest(tmp_path) as rig, Hostile(rig.endpoint) as peer:
+        for _ in range(3):
+            hello = peer.greet("ahead", first_available_seq=5, first_available_row=40)
+            assert hello.next_seq == 5
+        assert rig.intake.lost_samples == 40
+
+
+def test_rows_that_a_producer_dropped_are_counted_once_though_the_batch_comes_again(
+    tmp_path: Path,
+) -> None:
+    with ingest(tmp_path) as rig, Hostile(rig.endpoint) as peer:
+        session = peer.greet("thinned").session
+        whole = batch(session, 1, 4, first_row=10)
+        peer.send(first_half(whole))
+        peer.send(replace(second_half(whole), checksum=0))
+        assert peer.expect(Nack).code == NackCode.CORRUPT
+        for part in (first_half(whole), second_half(whole)):
+            peer.send(part)
+        accepted(peer, 1)
+        assert rig.intake.producer_dropped_samples == 10
+
+
+def test_bye_is_answered_with_the_last_ack(tmp_path: Path) -> None:
+    with ingest(tmp_path) as rig, Hostile(rig.endpoint) as peer:
+        session = peer.greet("hasty").session
+        peer.send(batch(session, 1, 4))
+        peer.send(Bye(session, 1, 4, 0, 0.0))
+        accepted(peer, 1)
+        assert peer.expect(Bye).session == session
+
+
+class Watch:
+    """A clock that can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+def test_a_service_that_was_stopped_does_not_take_its_own_silence_for_that_of_others(
+    tmp_path: Path,
+) -> None:
+    with ingest(tmp_path) as rig, Hostile(rig.endpoint) as one, Hostile(rig.endpoint) as two:
+        sessions = one.greet("one").session, two.greet("two").session
+        watch = Watch()
+        rig.running._clock = watch
+        watch.ahead = 100.0  # as if the process had not run for so long
+        one.ping(sessions[0])
+        one.expect(Ack)
+        two.ping(sessions[1])
+        two.expect(Ack)
+        assert rig.intake.expired_sessions == 0
+        wait_until(lambda: rig.intake.expired_sessions == 2)  # now they are silent indeed
+
+
+def test_who_does_not_come_back_after_a_resume_holds_no_task_open(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    with ingest(tmp_path / "before") as rig, Hostile(rig.endpoint) as peer:
+        for name in ("gone", "back"):
+            peer.send(batch(peer.greet(name).session, 1, 8, task=name))
+            accepted(peer, 1)
+        drawn = rig.buffer.draw(8, 1.0)
+        state = rig.buffer.state_dict()
+        assert drawn is not None
+        assert drawn.ended_tasks == ()
+    with ingest(tmp_path, state=state) as rig, Hostile(rig.endpoint) as peer:
+        session = peer.greet("back").session
+        rig.buffer.draw(8, 1.0)
+
+        def ended() -> list[str]:
+            peer.ping(session)
+            draw = rig.buffer.draw(8, 0.1)
+            return [visit.name for visit in draw.ended_tasks] if draw else []
+
+        assert wait_for(ended, "the task to end") == ["gone"]
+
+
+def test_an_ingest_thread_that_has_ended_may_still_be_woken(tmp_path: Path) -> None:
+    """By a learner that goes on to train what had come, and to save it."""
+    with ingest(tmp_path) as rig:
+        pass
+    rig.running.wake()
+    rig.running.drain("the service stops")
 
 
 @pytest.mark.parametrize("in_fragments", [False, True])

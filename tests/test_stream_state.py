@@ -15,7 +15,7 @@ from insitu.schema import Schema
 from insitu.stream.buffer import Draw, StreamBuffer
 from insitu.stream.pacing import FixedPace, FreePace, Pace
 from insitu.stream.policies import FIFO, FIRO, Policy, Reservoir
-from insitu.stream.stamp import Stamp
+from insitu.stream.stamp import Position, Stamp
 from insitu.tasks import TaskLedger
 
 SCHEMA = Schema.of({"x": ("float32", (5,)), "y": ("int32", ())})
@@ -158,6 +158,17 @@ def test_a_state_saved_while_the_stream_ends_goes_on_ending(name: str) -> None:
         return _flat(records)
 
     assert drain(True) == drain(False)
+
+
+def test_a_position_keeps_the_newest_cursor_whatever_comes_without_one() -> None:
+    buffer = _buffer("fifo")
+    for epoch, seq, cursor in ((1, 1, "step 7"), (1, 2, None), (2, 1, None)):
+        reservation = buffer.reserve(2)
+        assert reservation is not None
+        assert buffer.commit(reservation, Stamp("a", epoch, seq, cursor, 2 * (seq - 1)))
+        assert buffer.positions()["a"].cursor == "step 7"
+    assert buffer.skip(Stamp("a", 2, 2, None, 2), 2)
+    assert buffer.positions()["a"] == Position(2, 2, 4, "step 7")
 
 
 def test_an_open_reservation_is_no_part_of_the_state() -> None:

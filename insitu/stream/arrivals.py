@@ -84,6 +84,10 @@ class Arrivals:
                 counts[task] = counts.get(task, 0) + rows
         return counts
 
+    def producers(self) -> set[str]:
+        """Ids of those whose samples wait."""
+        return {producer for producer, task, _ in self._segments if task is not None}
+
     def slots(self) -> Indices:
         return self._slots.slots()
 

@@ -24,7 +24,8 @@ class Position:
         epoch: the life of the producer; a newer one fences the older.
         seq: number of its last batch that was taken, from 1; 0 for none.
         rows: running number of its next sample, drops included.
-        cursor: the producer's own place in its run, as it came with that batch.
+        cursor: the producer's own place in its run: the newest that it told, whichever batch or
+            epoch brought it.
     """
 
     epoch: int
@@ -55,9 +56,12 @@ class Stamp:
     sample_ids: Sequence[int] | npt.NDArray[np.int64] | None = None
     flags: PerRow = 0
 
-    def position(self, rows: int) -> Position:
-        """Where the producer stands after this batch of so many rows."""
-        return Position(self.epoch, self.seq, self.first_row + rows, self.cursor)
+    def position(self, rows: int, before: Position | None = None) -> Position:
+        """Where the producer stands after this batch of so many rows, and after `before`."""
+        cursor = self.cursor
+        if cursor is None and before is not None:  # such as the first part of a large push
+            cursor = before.cursor
+        return Position(self.epoch, self.seq, self.first_row + rows, cursor)
 
 
 def provenance(stamp: Stamp, rows: int) -> npt.NDArray[np.int64]:

@@ -7,11 +7,11 @@ import logging
 import numpy as np
 import torch
 
-from insitu.batch import Batch, Column, SampleFlag
+from insitu.batch import Batch, SampleFlag
 from insitu.errors import ProducerError
 from insitu.stream.buffer import StreamBuffer
 from insitu.stream.ring import Reservation
-from insitu.stream.stamp import Stamp
+from insitu.stream.stamp import Stamp, provenance
 from insitu.wire.messages import Data, Nack, NackCode
 from insitu.wire.receiver import Duplicate, GoBack, Rejected, Write
 from insitu_service.acknowledger import Acknowledger, Send
@@ -64,7 +64,8 @@ class DataPath:
             self._go_back(session, action.nack)
         elif isinstance(action, Rejected):
             abandon(session, self._buffer)
-            self._intake.producer_dropped_samples += action.gap_rows
+            if data.fragment == 0:
+                session.gap_rows = action.gap_rows
             self._refuse(session, data, action.nack)
         elif isinstance(action, Duplicate):
             self._intake.duplicate_batches += data.fragment + 1 == data.fragments
@@ -83,7 +84,7 @@ class DataPath:
             return  # the service is about to end; the next one hears of it again
         if nack.code == NackCode.TOO_BIG:
             self._intake.refused_messages["too_big"] += 1
-        self._intake.received_samples += data.rows
+        self._received(session, data)
         self._intake.quarantined_samples[nack.code] += data.rows
         self._tell(session, nack.text)
         self._send(session.identity, nack)
@@ -108,6 +109,7 @@ class DataPath:
         data = write.data
         abandon(session, self._buffer)
         session.first_fragment = data
+        session.gap_rows = write.gap_rows
         session.held_bytes = 0
         try:
             session.reservation = self._buffer.reserve(data.rows)
@@ -121,7 +123,6 @@ class DataPath:
             session.held_bytes = data.payload_bytes
             self._acknowledger.owe(session)
             return False
-        self._intake.producer_dropped_samples += write.gap_rows
         return True
 
     def _drop(self, session: Session, first: Data) -> None:
@@ -135,7 +136,7 @@ class DataPath:
         if not counted:
             session.receiver.no_room()  # and not a word: the service is about to end
             return
-        self._intake.received_samples += first.rows
+        self._received(session, first)
         self._intake.received_bytes += first.payload_bytes
         self._acknowledger.owe(session)
         session.receiver.settled()
@@ -147,51 +148,40 @@ class DataPath:
         try:
             admitted = self._admit(session, first, reservation, refusal)
         except ProducerError as error:  # such as one task name too many
-            admitted = True
             abandon(session, self._buffer)
-            self._buffer.skip(_stamp(session, first), first.rows)
+            admitted = self._buffer.skip(_stamp(session, first), first.rows)
             refusal = Refusal(NackCode.MALFORMED, str(error), np.ones(first.rows, bool))
         self._acknowledger.owe(session)
         if not admitted:
             abandon(session, self._buffer)
-            session.receiver.no_room()  # and not a word: the service is about to end
+            # and not a word: the service is about to end, or the learner has not taken in the
+            # probes before; then the producer comes again after its next PING
+            session.receiver.no_room()
             return
         session.reservation = None
-        self._intake.received_samples += first.rows
+        self._received(session, first)
         self._intake.received_bytes += first.payload_bytes
         self._settle(session, first.rows, refusal)
 
     def _admit(
         self, session: Session, first: Data, reservation: Reservation, refusal: Refusal | None
     ) -> bool:
-        """Into the stream, or to the probes; False when the buffer takes nothing any more."""
+        """Into the stream, or to the probes; False when it must stay with its producer."""
         stamp = _stamp(session, first)
         keep = None if refusal is None else ~refusal.bad_rows
         if first.flags & SampleFlag.EVALUATE:
             # first the probe, then its position: between the two a checkpoint loses nothing, and
-            # what it then holds too early the examiner knows by its number
+            # what it then holds too early the examiner knows by its rows
             self._buffer.task_index(first.task)  # one too many raises here, not in the learner
-            batch = self._probe(first, stamp, reservation, keep)
-            self._probes.put(Probe(first.task, batch, stamp.producer_id, stamp.epoch, stamp.seq))
+            batch = _probe(stamp, reservation, keep)
+            if not self._probes.put(Probe(first.task, batch, stamp.producer_id, stamp.epoch)):
+                return False
             if not self._buffer.skip(stamp, first.rows):
                 return False
+            self._intake.probe_samples += batch.rows
             self._buffer.abandon(reservation)
             return True
         return self._buffer.commit(reservation, stamp, keep=keep)
-
-    def _probe(
-        self, first: Data, stamp: Stamp, reservation: Reservation, keep: np.ndarray | None
-    ) -> Batch:
-        """Held-out rows, copied out of the ring."""
-        rows = reservation.copied(keep)
-        count = len(next(iter(rows.values())))
-        provenance = torch.zeros(count, len(Column), dtype=torch.int64)
-        provenance[:, Column.PRODUCED_AT_NS] = first.produced_at_ns
-        provenance[:, Column.ROW] = first.first_row + torch.arange(count)
-        provenance[:, Column.SAMPLE_ID] = provenance[:, Column.ROW]
-        provenance[:, Column.FLAGS] = first.flags
-        self._intake.probe_samples += count
-        return Batch(rows, provenance, count)
 
     def _settle(self, session: Session, rows: int, refusal: Refusal | None) -> None:
         bad = 0
@@ -208,10 +198,24 @@ class DataPath:
         self._intake.accepted_batches += 1
         self._intake.accepted_samples += rows - bad
 
+    def _received(self, session: Session, data: Data) -> None:
+        """A batch is settled: its rows count, and those that its producer dropped before it."""
+        self._intake.received_samples += data.rows
+        self._intake.producer_dropped_samples += session.gap_rows
+        session.gap_rows = 0
+
     def _tell(self, session: Session, text: str) -> None:
         """One line in an interval for each producer, however much of it is bad."""
         producer_id = session.producer_id
         _log.warning("producer %r: %s", producer_id, text, extra={"key": f"data {producer_id}"})
+
+
+def _probe(stamp: Stamp, reservation: Reservation, keep: np.ndarray | None) -> Batch:
+    """Held-out rows, copied out of the ring."""
+    columns = torch.from_numpy(provenance(stamp, reservation.rows))
+    if keep is not None:
+        columns = columns[torch.from_numpy(keep)]
+    return Batch(reservation.copied(keep), columns, len(columns))
 
 
 def _stamp(session: Session, first: Data) -> Stamp:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from insitu.batch import Column
+from insitu.batch import Batch, Column
 from insitu.evaluation import EvaluationMatrix, ProbeSets
 from insitu.trainer import Trainer
-from insitu_service.probe_inbox import ProbeInbox
+from insitu_service.probe_inbox import Probe, ProbeInbox
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,31 @@ class Examiner:
         self._inbox = inbox
         self._task_index = task_index
         self._task_names = task_names
-        self._newest: dict[str, tuple[int, int]] = {}  # producer -> epoch and number of its probe
+        self._next_row: dict[str, tuple[int, int]] = {}  # producer -> epoch, row after its probes
         self.picture = ExaminationPicture(matrix.metric, matrix.higher_is_better)
 
     def take_in(self) -> None:
-        """Keep the probes that have come since the last time, each once.
+        """Keep the probes that have come since the last time, each row once.
 
-        After a resume a producer may send one again that the checkpoint holds already.
+        After a resume a producer may send rows again that the checkpoint holds already, and in
+        other batches than before.
         """
         for probe in self._inbox.take_all():
-            number = probe.epoch, probe.seq
-            if number <= self._newest.get(probe.producer_id, (0, 0)):
-                continue
-            self._newest[probe.producer_id] = number
-            probe.batch.provenance[:, Column.TASK] = self._task_index(probe.task)
-            self._probes.add(probe.batch)
+            batch = self._unknown_rows(probe)
+            if batch.rows:
+                batch.provenance[:, Column.TASK] = self._task_index(probe.task)
+                self._probes.add(batch)
+
+    def _unknown_rows(self, probe: Probe) -> Batch:
+        epoch, next_row = self._next_row.get(probe.producer_id, (0, 0))
+        rows = probe.batch.column(Column.ROW)
+        if probe.epoch < epoch or len(rows) == 0:
+            return probe.batch.select(slice(0, 0), 0)
+        self._next_row[probe.producer_id] = probe.epoch, int(rows[-1]) + 1
+        if probe.epoch > epoch or int(rows[0]) >= next_row:
+            return probe.batch
+        self._next_row[probe.producer_id] = epoch, max(next_row, int(rows[-1]) + 1)
+        return probe.batch.select(rows >= next_row, 0)
 
     def examine(
         self, trainer: Trainer, ended_task: int | None = None
@@ -109,15 +119,18 @@ class Examiner:
 
     def state_dict(self) -> dict[str, Any]:
         self.take_in()
-        newest = [[name, *number] for name, number in self._newest.items()]
         return {
             "probes": self._probes.state_dict(),
             "matrix": self._matrix.state_dict(),
-            "newest": newest,
+            "next_row": [[name, *place] for name, place in self._next_row.items()],
+            # a probe may name a task that came after the buffer's state was taken
+            "task_names": list(self._task_names()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._probes.load_state_dict(state["probes"])
         self._matrix.load_state_dict(state["matrix"])
-        self._newest = {name: (epoch, seq) for name, epoch, seq in state["newest"]}
+        self._next_row = {name: (epoch, row) for name, epoch, row in state["next_row"]}
+        for name in state["task_names"]:  # in their order, so that each gets its index again
+            self._task_index(name)
         self._repaint({})

@@ -28,6 +28,8 @@ _log = logging.getLogger("insitu.ingest")
 #: most messages of one turn, so that acks and wake-ups never wait for long
 _TURN_MESSAGES = 256
 _TURN_SECONDS = 1
+#: who looked away for so long cannot say that others were silent
+_STALL_SECONDS = 5.0
 #: nothing comes for so long: time to acknowledge what has come
 _PAUSE_MS = 1
 #: frames of a message that are looked at; a legal one has two
@@ -79,6 +81,7 @@ class Ingest:
         self._watch = watch
         self.beat = beat
         self._clock = clock
+        self._turned_at = clock()
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
@@ -94,8 +97,8 @@ class Ingest:
             self._woken = True
             try:
                 self._theirs.send(b"x")
-            except BlockingIOError:
-                return  # it is full of wake-ups already
+            except OSError:
+                return  # it is full of wake-ups already, or the thread has ended
 
     def drain(self, text: str) -> None:
         """Take nothing new from now on."""
@@ -110,6 +113,7 @@ class Ingest:
     # the thread
 
     def run(self) -> None:
+        self._turned_at = self._clock()
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._watch.socket, zmq.POLLIN)
@@ -130,7 +134,10 @@ class Ingest:
 
     def _turn(self, events: dict[object, int]) -> None:
         self.beat()
-        now = self._clock()
+        now, before = self._clock(), self._turned_at
+        self._turned_at = now
+        if now - before > _STALL_SECONDS:  # stopped, swapped out, or starved
+            self._reception.lobby.excuse(now - before)
         if self._ours.fileno() in events:
             self._look_up()
         if self._router in events:

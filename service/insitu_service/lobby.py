@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 
 from insitu.stream.buffer import StreamBuffer
+from insitu.stream.stamp import Stamp
 from insitu.wire.messages import Bye, Drain, Fenced, Hello
+from insitu.wire.receiver import Receiver
 from insitu_service.acknowledger import Acknowledger, Send
 from insitu_service.greeting import Terms
 from insitu_service.intake import Intake
@@ -41,6 +43,9 @@ class Lobby:
         self._intake = intake
         self._send = send
         self._timeout_seconds = timeout_seconds
+        #: who was in a task when the checkpoint was written that the service resumed from
+        self._awaited = set(buffer.producers_in_tasks())
+        self._awaited_until: float | None = None
 
     def hello(self, identity: bytes, hello: Hello, now: float, descriptor: int = -1) -> None:
         """Open a session, or say why not."""
@@ -60,7 +65,7 @@ class Lobby:
             return
         lost = receiver.resume(hello)
         if lost:
-            self._lost(hello, lost)
+            self._lost(hello, receiver, lost)
         session = Session(
             identity,
             hello,
@@ -70,6 +75,7 @@ class Lobby:
             descriptor,
         )
         self._sessions.add(session)
+        self._awaited.discard(hello.producer_id)
         self._buffer.reopen()
         position = positions.get(hello.producer_id)
         window = self._acknowledger.window(session)
@@ -102,7 +108,10 @@ class Lobby:
         self._intake.fenced_sessions += 1
         self._send(identity, fenced)
 
-    def _lost(self, hello: Hello, rows: int) -> None:
+    def _lost(self, hello: Hello, receiver: Receiver, rows: int) -> None:
+        """Count what is gone, and note it in the position, so that it is counted once."""
+        place = receiver.accepted, None, receiver.next_row
+        self._buffer.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
         self._intake.lost_samples += rows
         _log.error(
             "%d samples of producer %s were acknowledged by an earlier life of this service and "
@@ -114,6 +123,7 @@ class Lobby:
     def bye(self, session: Session, bye: Bye) -> None:
         """The producer has ended its stream."""
         self._intake.producer_dropped_samples += session.receiver.ended(bye)
+        self._acknowledger.settle_session(session)
         self._send(session.identity, bye)
         _log.info(
             "producer %s has ended its stream: %d rows pushed, %d of them dropped on its side",
@@ -135,6 +145,27 @@ class Lobby:
                 key = f"expired {session.producer_id}"
                 _log.warning(words, session.producer_id, silence, extra={"key": key})
                 self._leave(session)
+        if self._awaited:
+            self._expire_awaited(now)
+
+    def _expire_awaited(self, now: float) -> None:
+        """Those who have not come back since the resume are in no task any more."""
+        if self._awaited_until is None:
+            self._awaited_until = now + self._timeout_seconds
+        if now > self._awaited_until:
+            names = ", ".join(sorted(self._awaited)[:10])
+            words = "%d producers have not come back since the resume and count as gone: %s"
+            _log.warning(words, len(self._awaited), names)
+            for producer_id in self._awaited:
+                self._buffer.leave(producer_id)
+            self._awaited.clear()
+
+    def excuse(self, seconds: float) -> None:
+        """We did not listen for so long; nobody's silence counts that time."""
+        for session in self._sessions:
+            session.heard_at += seconds
+        if self._awaited_until is not None:
+            self._awaited_until += seconds
 
     def drain(self, text: str) -> None:
         """Take nothing new from now on, and say so."""

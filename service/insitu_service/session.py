@@ -34,6 +34,7 @@ class Session:
     first_fragment: Data | None = None
     held_bytes: int = 0  # of the batch that found no room; 0 when none waits for it
     needed_bytes: int = 0
+    gap_rows: int = 0  # that its producer dropped before the batch that comes in
 
     @property
     def producer_id(self) -> str:
