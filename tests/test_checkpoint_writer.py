@@ -102,6 +102,23 @@ def test_a_failing_disk_costs_checkpoints_and_nothing_else(
     assert caplog.text.count("checkpoint of step 2 failed") == 1
 
 
+def test_a_directory_that_cannot_even_be_listed_does_not_end_the_writer(tmp_path: Path) -> None:
+    buffers, told = SnapshotBuffers(), Told()
+    root = tmp_path / "link"
+    root.symlink_to("x" * 300)  # every look at it is an error, as with a dead network disk
+    root.rename(tmp_path / "later")
+    writer = CheckpointWriter(root, 2, told.on_done, told.on_error)
+    (tmp_path / "later").rename(root)
+    for step in (1, 2):
+        with pytest.raises(CheckpointFailed):
+            writer.save(captured(buffers, step), step).result(TIMEOUT_SECONDS)
+    root.unlink()
+    assert writer.save(captured(buffers, 3), 3).result(TIMEOUT_SECONDS).is_dir()
+    assert writer.close(TIMEOUT_SECONDS)
+    assert [step for step, _ in told.errors] == [1, 2]
+    assert writer.counters.failures == 2
+
+
 def test_a_listener_that_raises_does_not_end_the_writer(tmp_path: Path) -> None:
     def broken(*args: object) -> None:
         raise RuntimeError("listener")

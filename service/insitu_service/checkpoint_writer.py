@@ -163,10 +163,15 @@ class CheckpointWriter:
 
     def _failed(self, work: _Work, error: Exception) -> None:
         self._counters = replace(self._counters, failures=self._counters.failures + 1, failing=True)
-        kept = len(list_checkpoints(self._root))
-        log.error("checkpoint of step %d failed, %d earlier stay: %s", work.step, kept, error)
-        work.future.set_exception(error)
+        work.future.set_exception(error)  # first of all: somebody may wait for it
+        log.error("checkpoint of step %d failed, %s stay: %s", work.step, self._kept(), error)
         _tell(partial(self._on_error, work.step, error))
+
+    def _kept(self) -> str:
+        try:
+            return f"{len(list_checkpoints(self._root))} earlier ones"
+        except OSError:  # the directory itself cannot be read
+            return "earlier ones"
 
 
 @dataclass(frozen=True)
