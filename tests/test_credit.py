@@ -38,6 +38,13 @@ def test_without_room_nobody_is_promised_anything() -> None:
     assert window(needed=4096, room=0) == 0
 
 
+def test_a_window_holds_a_sample_however_small_the_ring_and_many_the_producers() -> None:
+    row = RING // 100
+    crowd = {"sessions": 64, "room_bytes": RING, "ring_bytes": RING, "row_bytes": row}
+    assert window_bytes(needed_bytes=0, promised_to_others_bytes=0, **crowd) == row
+    assert window_bytes(needed_bytes=8 * row, promised_to_others_bytes=RING, **crowd) == row
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 7), st.integers(0, 1 << 18)), max_size=200),
     st.integers(1, 8),

@@ -88,6 +88,7 @@ class Acknowledger:
             sessions=max(1, len(self._sessions)),
             room_bytes=room,
             ring_bytes=self._ring_bytes,
+            row_bytes=self._row_bytes,
         )
 
     def _acknowledge(self, session: Session, room: int) -> None:
