@@ -144,11 +144,13 @@ class OnlineEWC(Strategy):
             batch_rows=self._fisher_batch_samples,
             workspace_bytes=self._workspace_bytes,
         )
-        self.importance = {
+        importance = {
             name: self._decay * self.importance[name] + fisher if self.importance else fisher
             for name, fisher in latest.items()
         }
+        # the anchor first: who reads `metrics` meanwhile takes an importance as a sign of one
         self.anchor = {name: w.clone() for name, w in trainable(self._module).items()}
+        self.importance = importance
         self.consolidations += 1
         self._samples.forget(task)
 
@@ -174,8 +176,8 @@ class OnlineEWC(Strategy):
         weights = trainable(self._module)
         for part in ("importance", "anchor"):
             _check_weights(f"{self.name}.{part}", state[part], weights)
-        self.importance = _copied(state["importance"], weights)
         self.anchor = _copied(state["anchor"], weights)
+        self.importance = _copied(state["importance"], weights)
         self.consolidations = int(state["consolidations"])
         self._samples.load_state_dict(state["samples"])
 
