@@ -308,6 +308,68 @@ def test_without_room_block_says_no_and_room_is_announced() -> None:
     assert_books_balance(buffer)
 
 
+def test_room_is_not_announced_after_every_draw() -> None:
+    calls: list[int] = []
+    buffer = buffer_of(FIFO(320), on_room=lambda: calls.append(buffer.free_samples()))
+    source = Source(buffer)
+    assert source.push(320)
+    for _ in range(160):
+        assert take(buffer, 2) is not None
+    assert len(calls) == 14  # each time that more than a sixteenth, 20 samples, became free
+    assert calls[:3] == [22, 44, 66]
+
+
+def test_room_is_announced_once_the_reservation_that_failed_fits() -> None:
+    calls: list[int] = []
+    buffer = buffer_of(FIFO(320), on_room=lambda: calls.append(buffer.free_samples()))
+    source = Source(buffer)
+    assert source.push(320)
+    assert not source.push(10)
+    assert not source.push(5)
+    for _ in range(3):
+        take(buffer, 2)
+    assert calls == [6]
+    assert not source.push(10)
+    for _ in range(2):
+        take(buffer, 2)
+    assert calls == [6, 10]
+    assert source.push(10)
+
+
+def test_no_room_is_kept_secret_while_there_is_nothing_to_draw() -> None:
+    """Whoever waits for that room may have the samples that the draw waits for."""
+    calls: list[int] = []
+    policy = Reservoir(160, kept_samples=150)
+    buffer = buffer_of(policy, FixedPace(), on_room=lambda: calls.append(buffer.free_samples()))
+    source = Source(buffer)
+    for _ in range(15):  # fills what it keeps
+        assert source.push(10)
+        assert take(buffer, 10) is not None
+    assert calls == []
+    assert source.push(5)
+    assert take(buffer, 5) is not None  # evicts 5, too few to tell of
+    assert calls == []
+    assert take(buffer, 5) is None
+    assert calls == [10]
+    assert take(buffer, 5) is None  # and tells once
+    assert calls == [10]
+
+
+def test_whoever_is_told_of_room_may_try_again_in_vain() -> None:
+    tries: list[bool] = []
+    buffer = buffer_of(
+        FIFO(8), when_full="drop_oldest", on_room=lambda: tries.append(source.push(8))
+    )
+    source = Source(buffer)
+    assert source.push(6)
+    held = buffer.reserve(2)  # neither free nor to be dropped
+    assert held is not None
+    assert not source.push(8)
+    assert take(buffer, 4) == [0, 1, 2, 3]
+    assert take(buffer, 4) is None
+    assert tries == [False]
+
+
 def test_a_reservoir_announces_room_made_by_evictions() -> None:
     calls: list[int] = []
     buffer = buffer_of(
