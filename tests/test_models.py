@@ -242,3 +242,14 @@ def own_model(input_shape: tuple[int, ...], output_shape: tuple[int, ...], *, bi
 def test_a_model_of_the_users_own() -> None:
     model = build_model(f"{__name__}:own_model", {"bias": False}, (3,), (2,), seed=0)
     assert [name for name, _ in model.named_parameters()] == ["weight"]
+
+
+@pytest.mark.parametrize("name", ["conv_autoencoder_2d", "conv_autoencoder_3d"])
+def test_deep_autoencoders_pass_the_signal_on_from_the_start(name: str) -> None:
+    """With weights that shrink it, what comes out would hardly depend on what goes in."""
+    shape = (2, 32, 32) if name.endswith("2d") else (2, 16, 16, 16)
+    model = build_model(name, {"channels": [16, 16, 16]}, shape, shape, seed=0)
+    fields = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = model(fields)
+    assert (outputs - outputs.mean(dim=0)).std() > 0.1 * fields.std()

@@ -22,10 +22,19 @@ from insitu.models.activations import ACTIVATIONS, Activation
 def convolution(
     spatial_axes: int, inputs: int, outputs: int, *, stride: int = 1, periodic: bool = False
 ) -> nn.Module:
-    """A 3-wide convolution in 2 or 3 dimensions that keeps the size (halves it at stride 2)."""
+    """A 3-wide convolution in 2 or 3 dimensions that keeps the size (halves it at stride 2).
+
+    Weights as He et al., "Delving deep into rectifiers" (2015): torch's default lets the signal
+    shrink from layer to layer, and three levels then stand still for hundreds of steps, which a
+    stream does not send again.
+    """
     kind = nn.Conv2d if spatial_axes == 2 else nn.Conv3d
     padding: Literal["circular", "zeros"] = "circular" if periodic else "zeros"
-    return kind(inputs, outputs, 3, stride=stride, padding=1, padding_mode=padding)
+    layer = kind(inputs, outputs, 3, stride=stride, padding=1, padding_mode=padding)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def halved_sizes(spatial: tuple[int, ...], levels: int) -> list[tuple[int, ...]]:
