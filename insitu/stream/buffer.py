@@ -79,8 +79,10 @@ class StreamBuffer:
         pin_memory: page-lock the ring's blocks for asynchronous copies to a CUDA device.
         generator: of all random draws; on the CPU.
         clock: seconds, rising; for `linger_seconds` and for what is measured.
-        on_room: called by the learner's thread, outside of the lock, when slots became free
-            after a reservation failed or while less than a quarter was free.
+        on_room: called by the learner's thread, outside of the lock, when a reservation that
+            failed fits now, when a sixteenth of the ring became free since the last call, and
+            when there is nothing to draw with less than a quarter free. Not after every draw:
+            to wake another thread costs more than the draw.
     """
 
     def __init__(
@@ -127,8 +129,8 @@ class StreamBuffer:
         self._waiting = self._interrupted = self._saving = self._ended = False
         self._shut = False
         self._saved_rows = torch.empty((0, schema.row_bytes), dtype=torch.uint8)
-        self._room_wanted = False  # a reservation failed
-        self._room_made = False  # slots became free that somebody may wait for
+        self._rows_wanted = 0  # the smallest reservation that failed since `on_room`
+        self._rows_freed = 0  # since `on_room`
 
     # ---- ingest side ----------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ class StreamBuffer:
                 self._free.push(self._scheduler.drop_oldest(missing))
                 missing = 0
             if missing > 0:
-                self._room_wanted = True
+                self._rows_wanted = min(rows, self._rows_wanted or rows)
                 return None
             slots = self._free.pop(rows)
             self._scheduler.counters.reserved += rows
@@ -193,7 +195,7 @@ class StreamBuffer:
             if len(slots):
                 self._scheduler.arrivals.push(stamp.producer_id, task, slots)
             self._free.push(refused)
-            self._advance(stamp, rows)
+            self._positions[stamp.producer_id] = stamp.position(rows)
             self._scheduler.counters.reserved -= rows
             self._scheduler.counters.received += len(slots)
             if self._waiting:
@@ -218,7 +220,7 @@ class StreamBuffer:
         with self._condition:
             if self._shut:
                 return False
-            self._advance(stamp, rows)
+            self._positions[stamp.producer_id] = stamp.position(rows)
         return True
 
     def refuse(self, stamp: Stamp, rows: int) -> bool:
@@ -231,7 +233,7 @@ class StreamBuffer:
             if self._shut:
                 return False
             self._ledger.refuse(stamp.task, rows)
-            self._advance(stamp, rows)
+            self._positions[stamp.producer_id] = stamp.position(rows)
             self._scheduler.counters.received += rows
             self._scheduler.counters.dropped += rows
         return True
@@ -274,11 +276,6 @@ class StreamBuffer:
         with self._condition:
             return tuple(self._producers)
 
-    def producers_in_tasks(self) -> set[str]:
-        """Ids of the producers that are in a task, or will be once their samples are admitted."""
-        with self._condition:
-            return self._ledger.producers() | self._scheduler.arrivals.producers()
-
     # ---- learner side ---------------------------------------------------------------------
 
     def draw(self, batch_size: int, timeout_seconds: float | None = None) -> Draw | None:
@@ -313,7 +310,8 @@ class StreamBuffer:
             batch = Batch(block.first(rows), provenance, rows)
             with self._condition:
                 self._make_room(drawn.freed)
-        self._tell_of_room()
+                if self._should_tell_of_room():
+                    self._tell_of_room()
         if batch is None:
             return Draw(None, ended, selected - started, 0.0, None) if ended else None
         return Draw(batch, ended, selected - started, self._clock() - selected, block)
@@ -421,8 +419,8 @@ class StreamBuffer:
         finally:
             with self._condition:
                 self._saving = False
-                self._room_made = self._room_made or self._room_wanted
-            self._tell_of_room()
+                if self._rows_wanted:
+                    self._tell_of_room()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -454,6 +452,9 @@ class StreamBuffer:
             now = self._clock()
             rows, evicted = self._scheduler.ready(batch_size, ended=self._ended, now=now)
             self._make_room(evicted)
+            if rows == 0 and self._should_tell_of_room(idle=True):
+                self._tell_of_room()
+                continue
             over = self._ended and self._scheduler.counters.reserved == 0
             news = rows > 0 or self._scheduler.has_ended_tasks()
             if news or over or self._interrupted or now >= deadline:
@@ -465,27 +466,34 @@ class StreamBuffer:
         self._interrupted = False
         return rows
 
-    def _advance(self, stamp: Stamp, rows: int) -> None:
-        before = self._positions.get(stamp.producer_id)
-        self._positions[stamp.producer_id] = stamp.position(rows, before)
-
     def _may_drop(self, rows: int) -> bool:
         enough = rows <= self._scheduler.unseen
         return self._when_full == "drop_oldest" and enough and not self._saving
 
     def _make_room(self, slots: Indices) -> None:
-        if len(slots):
-            low = len(self._free) < self.capacity_samples // 4
-            self._room_made = self._room_made or low or self._room_wanted
-            self._free.push(slots)
+        self._free.push(slots)
+        self._rows_freed += len(slots)
 
-    # ---- outside of the lock --------------------------------------------------------------
+    def _should_tell_of_room(self, *, idle: bool = False) -> bool:
+        free, freed = len(self._free), self._rows_freed
+        if self._rows_wanted and self._when_full == "drop_oldest":
+            return freed > 0  # what is wanted may fit now that more can be dropped
+        if 0 < self._rows_wanted <= free:
+            return True
+        if idle and free < self.capacity_samples // 4:
+            return freed > 0
+        return freed > self.capacity_samples // 16
 
     def _tell_of_room(self) -> None:
-        if self._room_made:
-            with self._condition:
-                self._room_made = self._room_wanted = False
+        """Let go of the lock meanwhile, so that whoever is told may call this buffer."""
+        self._rows_wanted = self._rows_freed = 0
+        self._condition.release()
+        try:
             self.on_room()
+        finally:
+            self._condition.acquire()
+
+    # ---- outside of the lock --------------------------------------------------------------
 
     def _check_batch_size(self, batch_size: int) -> None:
         if batch_size < 1 or self.largest_reservation(batch_size) < 1:
