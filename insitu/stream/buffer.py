@@ -195,7 +195,7 @@ class StreamBuffer:
             if len(slots):
                 self._scheduler.arrivals.push(stamp.producer_id, task, slots)
             self._free.push(refused)
-            self._positions[stamp.producer_id] = stamp.position(rows)
+            self._advance(stamp, rows)
             self._scheduler.counters.reserved -= rows
             self._scheduler.counters.received += len(slots)
             if self._waiting:
@@ -220,7 +220,7 @@ class StreamBuffer:
         with self._condition:
             if self._shut:
                 return False
-            self._positions[stamp.producer_id] = stamp.position(rows)
+            self._advance(stamp, rows)
         return True
 
     def refuse(self, stamp: Stamp, rows: int) -> bool:
@@ -233,7 +233,7 @@ class StreamBuffer:
             if self._shut:
                 return False
             self._ledger.refuse(stamp.task, rows)
-            self._positions[stamp.producer_id] = stamp.position(rows)
+            self._advance(stamp, rows)
             self._scheduler.counters.received += rows
             self._scheduler.counters.dropped += rows
         return True
@@ -275,6 +275,11 @@ class StreamBuffer:
         """Ids by the index that `Column.PRODUCER` holds."""
         with self._condition:
             return tuple(self._producers)
+
+    def producers_in_tasks(self) -> set[str]:
+        """Ids of the producers that are in a task, or will be once their samples are admitted."""
+        with self._condition:
+            return self._ledger.producers() | self._scheduler.arrivals.producers()
 
     # ---- learner side ---------------------------------------------------------------------
 
@@ -465,6 +470,10 @@ class StreamBuffer:
             self._waiting = False
         self._interrupted = False
         return rows
+
+    def _advance(self, stamp: Stamp, rows: int) -> None:
+        before = self._positions.get(stamp.producer_id)
+        self._positions[stamp.producer_id] = stamp.position(rows, before)
 
     def _may_drop(self, rows: int) -> bool:
         enough = rows <= self._scheduler.unseen
