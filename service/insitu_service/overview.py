@@ -86,7 +86,7 @@ class Overview:
             "loss": number(report.loss) if report else None,
             "loss_fresh": number(report.loss_fresh) if report else None,
             "loss_replayed": number(report.loss_replayed) if report else None,
-            "scores": {k: float(v) for k, v in report.scores.items()} if report else {},
+            "scores": tally.scores(),
             "learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
             "steps_per_second": self._steps.of(tally.steps),
             "samples_per_second": self._samples.of(tally.fresh_samples),

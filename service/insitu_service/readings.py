@@ -117,8 +117,8 @@ class Readings:
                 yield _gauge("loss", float(loss), objective, source)
         for name, penalty in report.penalties.items():
             yield _gauge("penalty", float(penalty), name)
-        for name, score in report.scores.items():
-            yield _gauge("score", float(score), name)
+        for name, score in self._service.tally.scores().items():
+            yield _gauge("score", score, name)
         norm = number(report.gradient_norm)
         if norm is not None:
             yield _gauge("gradient_norm", norm)

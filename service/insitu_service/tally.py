@@ -13,6 +13,10 @@ from collections import Counter
 from insitu.report import PHASES, StepReport
 
 
+#: how often a reader tries to score a step before the learner is two steps ahead of it
+_ATTEMPTS = 10
+
+
 class Tally:
     """Counters over the life of this process."""
 
@@ -31,6 +35,24 @@ class Tally:
         self.alerts: Counter[str] = Counter()
         self.last_report: StepReport | None = None
         self.last_step_at = 0.0
+        self._scores: dict[str, float] = {}
+
+    def scores(self) -> dict[str, float]:
+        """The scores of the newest step that could be scored in time.
+
+        They are computed here, by the reader, from rows that lie in a block which is filled again
+        three batches later. So what was scored while the learner went on is not used.
+        """
+        for _ in range(_ATTEMPTS):
+            report = self.last_report
+            if report is None:
+                break
+            scores = {name: float(score) for name, score in report.scores.items()}
+            newest = self.last_report
+            if newest is not None and newest.step - report.step in (0, 1):
+                self._scores = scores
+                break
+        return self._scores
 
     def count(self, report: StepReport, wait_seconds: float, copy_seconds: float) -> None:
         """One step more."""
