@@ -57,6 +57,18 @@ def test_skip_leaves_the_step_out_and_goes_on(start: Start) -> None:
         assert daemon.stop() == 0
 
 
+def test_skipped_steps_do_not_fill_the_log(start: Start) -> None:
+    with start(trainer={"non_finite": "skip"}) as daemon:
+        with honest(daemon, "noisy", linger_seconds=2.0) as producer:
+            bad = samples(80)
+            bad["x"][:, 0] = np.nan
+            producer.push(bad)
+        daemon.wait_metric("insitu_alerts_total", 10, kind="step_skipped")
+        lines = [line for line in daemon.log_lines() if "step_skipped" in line["message"]]
+        assert len(lines) == 1
+        assert daemon.stop() == 0
+
+
 def test_rollback_loads_the_last_good_checkpoint_and_goes_on(start: Start, tmp_path: Path) -> None:
     directory = {"directory": str(tmp_path / "checkpoints"), "every_steps": 1}
     with start(trainer={"non_finite": "rollback"}, checkpoint=directory) as daemon:

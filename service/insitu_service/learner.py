@@ -253,7 +253,7 @@ class Learner:
     # trouble
 
     def _alert(self, kind: str, text: str) -> None:
-        _log.warning("%s: %s", kind, text)
+        _log.warning("%s: %s", kind, text, extra={"key": kind})
         self._tally.alerts[kind] += 1
         self._watchers.emit("alert", {"kind": kind, "text": text, "step": self._trainer.steps})
 
