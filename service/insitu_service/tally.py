@@ -12,7 +12,6 @@ from collections import Counter
 
 from insitu.report import PHASES, StepReport
 
-
 #: how often a reader tries to score a step before the learner is two steps ahead of it
 _ATTEMPTS = 10
 
