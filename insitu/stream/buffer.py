@@ -26,15 +26,14 @@ import torch
 
 from insitu.batch import Batch, Column
 from insitu.errors import OperatorError, ProducerError
-from insitu.sampling import Indices
 from insitu.schema import Schema
 from insitu.stream import state as saved_state
 from insitu.stream.blocks import Block, Blocks
 from insitu.stream.pacing import Pace
 from insitu.stream.policies import Policy
 from insitu.stream.ring import Reservation, Ring
+from insitu.stream.room import Room
 from insitu.stream.scheduler import DrawScheduler
-from insitu.stream.slots import SlotQueue
 from insitu.stream.stamp import Position, Stamp, provenance
 from insitu.stream.status import BufferStatus
 from insitu.tasks import DEFAULT_TASK, TaskLedger, TaskVisit
@@ -79,10 +78,8 @@ class StreamBuffer:
         pin_memory: page-lock the ring's blocks for asynchronous copies to a CUDA device.
         generator: of all random draws; on the CPU.
         clock: seconds, rising; for `linger_seconds` and for what is measured.
-        on_room: called by the learner's thread, outside of the lock, when a reservation that
-            failed fits now, when a sixteenth of the ring became free since the last call, and
-            when there is nothing to draw with less than a quarter free. Not after every draw:
-            to wake another thread costs more than the draw.
+        on_room: called by the learner's thread, outside of the lock, when slots became free
+            that somebody may wait for, but not after every draw (see `insitu.stream.room`).
     """
 
     def __init__(
@@ -121,16 +118,13 @@ class StreamBuffer:
         self._ring = Ring(schema, capacity_samples)
         self._blocks = Blocks(schema, 3, pin_memory=pin_memory)
         self._scheduler = DrawScheduler(policy, pace, ledger, self._ring.columns, generator)
-        self._free = SlotQueue(capacity_samples)
-        self._free.push(np.arange(capacity_samples))
+        self._room = Room(capacity_samples, drops=when_full == "drop_oldest")
         self._positions: dict[str, Position] = {}
         self._producers: dict[str, int] = {}
         self._condition = threading.Condition(threading.Lock())
         self._waiting = self._interrupted = self._saving = self._ended = False
         self._shut = False
         self._saved_rows = torch.empty((0, schema.row_bytes), dtype=torch.uint8)
-        self._rows_wanted = 0  # the smallest reservation that failed since `on_room`
-        self._rows_freed = 0  # since `on_room`
 
     # ---- ingest side ----------------------------------------------------------------------
 
@@ -149,14 +143,14 @@ class StreamBuffer:
                 remedy="push fewer samples at once, or raise buffer.capacity_samples",
             )
         with self._condition:
-            missing = rows - len(self._free)
+            missing = rows - len(self._room)
             if missing > 0 and self._may_drop(missing):
-                self._free.push(self._scheduler.drop_oldest(missing))
+                self._room.put_back(self._scheduler.drop_oldest(missing))
                 missing = 0
             if missing > 0:
-                self._rows_wanted = min(rows, self._rows_wanted or rows)
+                self._room.want(rows)
                 return None
-            slots = self._free.pop(rows)
+            slots = self._room.take(rows)
             self._scheduler.counters.reserved += rows
         return Reservation(self._ring, slots)
 
@@ -194,7 +188,7 @@ class StreamBuffer:
             reservation.publish(columns)
             if len(slots):
                 self._scheduler.arrivals.push(stamp.producer_id, task, slots)
-            self._free.push(refused)
+            self._room.put_back(refused)
             self._advance(stamp, rows)
             self._scheduler.counters.reserved -= rows
             self._scheduler.counters.received += len(slots)
@@ -207,7 +201,7 @@ class StreamBuffer:
         assert reservation.open, "a reservation is given back once"
         reservation.open = False
         with self._condition:
-            self._free.push(reservation.slots)
+            self._room.put_back(reservation.slots)
             self._scheduler.counters.reserved -= reservation.rows
             self._condition.notify_all()
 
@@ -255,7 +249,7 @@ class StreamBuffer:
 
     def free_samples(self) -> int:
         """Slots that reservations can get now."""
-        return len(self._free)
+        return len(self._room)
 
     def largest_reservation(self, batch_size: int) -> int:
         """The most rows of one batch that are sure to get room, however the learner waits.
@@ -314,8 +308,8 @@ class StreamBuffer:
             provenance = self._ring.gather(drawn.slots, block.bytes[:rows])
             batch = Batch(block.first(rows), provenance, rows)
             with self._condition:
-                self._make_room(drawn.freed)
-                if self._should_tell_of_room():
+                self._room.free(drawn.freed)
+                if self._room.has_news(idle=False):
                     self._tell_of_room()
         if batch is None:
             return Draw(None, ended, selected - started, 0.0, None) if ended else None
@@ -378,7 +372,7 @@ class StreamBuffer:
             counters = self._scheduler.counters
             return BufferStatus(
                 capacity_samples=self.capacity_samples,
-                free_samples=len(self._free),
+                free_samples=len(self._room),
                 reserved_samples=counters.reserved,
                 arrivals_samples=len(self._scheduler.arrivals),
                 unseen_samples=self._scheduler.unseen,
@@ -424,7 +418,7 @@ class StreamBuffer:
         finally:
             with self._condition:
                 self._saving = False
-                if self._rows_wanted:
+                if self._room.is_wanted:
                     self._tell_of_room()
         return state
 
@@ -444,7 +438,7 @@ class StreamBuffer:
             self._scheduler.load_state_dict(state["scheduler"], rows)
             self._ring.rows[:rows] = state["rows"]
             self._ring.provenance[:rows] = state["provenance"]
-            self._free.replace(np.arange(rows, self.capacity_samples))
+            self._room.replace(np.arange(rows, self.capacity_samples))
             self._positions = saved_state.to_positions(state["positions"])
             self._producers = {name: i for i, name in enumerate(state["producers"])}
             self._ended = state["ended"]
@@ -456,8 +450,8 @@ class StreamBuffer:
         while True:
             now = self._clock()
             rows, evicted = self._scheduler.ready(batch_size, ended=self._ended, now=now)
-            self._make_room(evicted)
-            if rows == 0 and self._should_tell_of_room(idle=True):
+            self._room.free(evicted)
+            if rows == 0 and self._room.has_news(idle=True):
                 self._tell_of_room()
                 continue
             over = self._ended and self._scheduler.counters.reserved == 0
@@ -479,23 +473,9 @@ class StreamBuffer:
         enough = rows <= self._scheduler.unseen
         return self._when_full == "drop_oldest" and enough and not self._saving
 
-    def _make_room(self, slots: Indices) -> None:
-        self._free.push(slots)
-        self._rows_freed += len(slots)
-
-    def _should_tell_of_room(self, *, idle: bool = False) -> bool:
-        free, freed = len(self._free), self._rows_freed
-        if self._rows_wanted and self._when_full == "drop_oldest":
-            return freed > 0  # what is wanted may fit now that more can be dropped
-        if 0 < self._rows_wanted <= free:
-            return True
-        if idle and free < self.capacity_samples // 4:
-            return freed > 0
-        return freed > self.capacity_samples // 16
-
     def _tell_of_room(self) -> None:
         """Let go of the lock meanwhile, so that whoever is told may call this buffer."""
-        self._rows_wanted = self._rows_freed = 0
+        self._room.told()
         self._condition.release()
         try:
             self.on_room()
