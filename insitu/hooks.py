@@ -23,6 +23,8 @@ ALERTS: Mapping[str, str] = {
     "non_finite_loss": "the loss or a gradient was not finite; the state is rolled back, or the "
     "service stops",
     "step_skipped": "the loss or a gradient was not finite and the step made no update",
+    "diverged": "too many steps in a row were skipped; the service goes back to the last good "
+    "checkpoint, or stops",
     "learner_failed": "the learner ended with an error",
     "checkpoint_failed": "a checkpoint could not be written; training goes on",
 }

@@ -69,6 +69,40 @@ def test_skipped_steps_do_not_fill_the_log(start: Start) -> None:
         assert daemon.stop() == 0
 
 
+def push_only_nan(daemon: Daemon, rows: int) -> None:
+    bad = samples(rows)
+    bad["x"][:, 0] = np.nan
+    with honest(daemon, "noisy", linger_seconds=2.0) as producer:
+        producer.push(bad)
+
+
+def test_weights_that_have_diverged_go_back_and_their_state_is_not_kept(
+    start: Start, tmp_path: Path
+) -> None:
+    root = tmp_path / "checkpoints"
+    saving = {"directory": str(root), "every_steps": 1, "every_seconds": None, "keep": 2}
+    with start(
+        trainer={"non_finite": "skip", "most_skipped_steps": 5}, checkpoint=saving
+    ) as daemon:
+        assert_lives(daemon)
+        kept = {path.name for path in root.iterdir()}
+        push_only_nan(daemon, 32)  # four steps: bad luck, no divergence
+        daemon.wait_metric("insitu_skipped_steps_total", 4)
+        assert {path.name for path in root.iterdir()} == kept
+        push_only_nan(daemon, 8)
+        daemon.wait_metric("insitu_rollbacks_total", 1)
+        assert daemon.metric("insitu_alerts_total", kind="diverged") == 1
+        assert_lives(daemon)
+        assert daemon.stop() == 0
+
+
+def test_divergence_without_a_checkpoint_to_go_back_to_ends_with_exit_code_5(start: Start) -> None:
+    with start(trainer={"non_finite": "skip", "most_skipped_steps": 5}) as daemon:
+        push_only_nan(daemon, 64)
+        assert daemon.wait() == 5
+        assert log_says(daemon, "the weights diverged")
+
+
 def test_rollback_loads_the_last_good_checkpoint_and_goes_on(start: Start, tmp_path: Path) -> None:
     directory = {"directory": str(tmp_path / "checkpoints"), "every_steps": 1}
     with start(trainer={"non_finite": "rollback"}, checkpoint=directory) as daemon:

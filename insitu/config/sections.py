@@ -315,6 +315,15 @@ class TrainerSection(Section):
             "to the last good checkpoint (rollback), or end with exit code 5 (stop)."
         ),
     ] = "skip"
+    most_skipped_steps: Annotated[
+        int,
+        setting(
+            "So many skipped in a row mean that the weights have diverged: the service goes back "
+            "to the last good checkpoint, or ends with exit code 5 where there is none.",
+            unit="steps",
+            ge=1,
+        ),
+    ] = 100
     seed: Annotated[int, setting("Where every random number starts.", ge=0, lt=1 << 63)] = 0
     threads: Annotated[
         int | None,

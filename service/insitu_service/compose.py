@@ -109,6 +109,7 @@ def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Servi
         drain_seconds=config.service.drain_seconds,
         drain_on_stop=config.service.drain_on_stop,
         evaluate_every_steps=config.evaluation.every_steps,
+        most_skipped_steps=config.trainer.most_skipped_steps,
         beat=(learner_beat := Beat(_STUCK_SECONDS)),
     )
     return Service(

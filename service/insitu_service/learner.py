@@ -26,6 +26,7 @@ from insitu.tasks import TaskVisit
 from insitu.trainer import NonFiniteLoss, Trainer
 from insitu_service.commands import Command, CommandQueue
 from insitu_service.examiner import Examiner
+from insitu_service.non_finite_guard import NonFiniteGuard
 from insitu_service.recorder import Recorder
 from insitu_service.tally import Tally
 
@@ -56,6 +57,7 @@ class Learner:
         batch_size: samples drawn for one step.
         drain_on_stop: whether a stop trains what is pending; else that goes into the checkpoint.
         drain_seconds: how long a stop may train before it leaves the rest to the checkpoint.
+        most_skipped_steps: skipped in a row before the weights count as diverged.
         evaluate_every_steps: measure on the probes so often, beside the ends of tasks.
     """
 
@@ -75,6 +77,7 @@ class Learner:
         drain_on_stop: bool,
         drain_seconds: float,
         evaluate_every_steps: int | None,
+        most_skipped_steps: int,
         beat: Callable[[], None],
     ) -> None:
         self.state = "starting"
@@ -92,6 +95,9 @@ class Learner:
         self._drain_on_stop = drain_on_stop
         self._drain_seconds = drain_seconds
         self._evaluate_every_steps = evaluate_every_steps
+        self._guard = NonFiniteGuard(
+            recorder, tally, self._alert, most_skipped_steps=most_skipped_steps
+        )
         self._beat = beat
         self._stops: list[Command] = []
         self._drains: list[Command] = []
@@ -132,7 +138,8 @@ class Learner:
             self._buffer.rest(_TURN_SECONDS)
         if self.state == "draining" and time.monotonic() > self._drain_deadline:
             self._finish_drain(complete=False)
-        self._recorder.save_if_due(self._trainer.steps)
+        if self._guard.healthy:
+            self._recorder.save_if_due(self._trainer.steps)
 
     def _learn(self, draw: Draw) -> None:
         for visit in draw.ended_tasks:
@@ -146,16 +153,10 @@ class Learner:
             report = self._trainer.step(batch)
         except NonFiniteLoss as error:
             self._tally.non_finite_loss(batch.fresh_rows)
-            self._alert("non_finite_loss", str(error))
-            if error.policy != "rollback" or not self._recorder.can_roll_back:
-                raise
-            path = self._recorder.roll_back("trainer")
-            _log.warning("rolled back to %s, step %d", path, self._trainer.steps)
-            self._tally.rolled_back()
+            self._guard.refused(error)
             return
         self._tally.count(report, draw.waited_seconds, draw.copy_seconds + copy_seconds)
-        if report.skipped:
-            self._alert("step_skipped", f"step {report.step}: the loss or a gradient is not finite")
+        self._guard.watch(report)
         self._watchers.emit("step", lambda: _step_payload(report))
         every = self._evaluate_every_steps
         if every is not None and self._trainer.steps % every == 0:
