@@ -460,3 +460,34 @@ def test_rows_pack_and_unpack(data: st.DataObject) -> None:
         assert back[name].tobytes() == array.tobytes()
     named = {f.name: (f.dtype, arrays[f.name]) for f in schema.fields}
     assert infer_schema(named) == schema
+
+
+def test_a_small_push_grows_the_last_batch_as_a_merge_would() -> None:
+    """The short way and the long way leave the same batch and the same books."""
+    ways = []
+    for short in (False, True):
+        window = SendWindow(SCHEMA, 1 << 20)
+        for cursor in range(12):
+            batch = window.growing(2, Label("task")) if short else None
+            if batch is not None:
+                window.grow(batch, 2, cursor, bytes(16))
+            else:
+                spans = window.reserve(2)
+                assert spans is not None
+                window.commit(
+                    spans, Label("task"), produced_at_ns=1, cursor=cursor, sample_ids=bytes(16)
+                )
+        (last,) = window._unsent
+        ways.append((last.rows, last.cursors, last.sample_ids, window.next_row, window.books))
+    assert ways[0] == ways[1]
+
+
+def test_a_push_of_another_label_or_without_room_does_not_grow_a_batch() -> None:
+    window = SendWindow(SCHEMA, 1 << 20)
+    assert window.growing(1, Label()) is None
+    spans = window.reserve(2)
+    assert spans is not None
+    window.commit(spans, Label(), produced_at_ns=1)
+    assert window.growing(1, Label()) is not None
+    assert window.growing(1, Label("other")) is None
+    assert window.growing(window.pool.slab_rows, Label()) is None

@@ -37,6 +37,10 @@ class Books:
         return sum(self.dropped_rows.values())
 
 
+#: cursors that a batch keeps; a cut between older pushes then has none, which is allowed
+_MOST_CURSORS = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """What a push says of all its rows; pushes with equal labels merge."""
@@ -74,10 +78,15 @@ class Batch:
 
     def append(self, other: Batch) -> None:
         self.cursors += [(end + self.rows, cursor) for end, cursor in other.cursors]
-        del self.cursors[:-8]  # a cut between older pushes then has no cursor, which is allowed
+        del self.cursors[:-_MOST_CURSORS]
         self.sample_ids += other.sample_ids
         self.rows += other.rows
         self.digest = None
+
+    def add_cursor(self, cursor: Cursor) -> None:
+        """The cursor of the newest row."""
+        self.cursors.append((self.rows, cursor))
+        del self.cursors[:-_MOST_CURSORS]
 
     def split(self, rows: int) -> Batch:
         """Cut off the first `rows` rows as a batch; this one keeps the others."""

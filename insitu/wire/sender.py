@@ -132,6 +132,33 @@ class SendWindow:
         else:
             self._unsent.append(batch)
 
+    def growing(self, rows: int, label: Label) -> Batch | None:
+        """The last batch, when a push of `rows` rows can be written right behind it.
+
+        The short way for small pushes: no reservation, no batch that would only be merged.
+        """
+        batch = self._unsent[-1] if self._unsent else None
+        if batch is None or batch.slab is not self._tail or batch.label != label:
+            return None
+        end = batch.start + batch.rows
+        fits = end == batch.slab.used_rows and end + rows <= batch.slab.rows
+        return batch if fits and batch.first_row + batch.rows == self.next_row else None
+
+    def grow(self, batch: Batch, rows: int, cursor: Cursor = None, sample_ids: bytes = b"") -> None:
+        """Take `rows` rows that were written behind the batch that `growing` gave."""
+        batch.slab.used_rows += rows
+        batch.rows += rows
+        batch.digest = None
+        if cursor is not None:
+            batch.add_cursor(cursor)
+        batch.sample_ids += sample_ids
+        self.next_row += rows
+        books = self.books
+        books.pushed_rows += rows
+        books.pending_rows += rows
+        books.pushed_bytes += rows * self.schema.row_bytes
+        books.pushed_batches += 1
+
     def abandon(self, spans: list[Span]) -> None:
         """Give reserved memory back unwritten; the push did not happen."""
         for span in spans:

@@ -18,6 +18,8 @@ class WhenFull(Protocol):
 
     waits: bool
     reason: str
+    #: it has a say in every push, also while there is room
+    chooses: bool
 
     def reserve(self, window: SendWindow, rows: int) -> list[Span] | None: ...
 
@@ -27,6 +29,7 @@ class Block:
 
     waits = True
     reason = "timeout"
+    chooses = False
 
     def reserve(self, window: SendWindow, rows: int) -> list[Span] | None:
         return window.reserve(rows)
@@ -37,6 +40,7 @@ class DropNewest:
 
     waits = False
     reason = "newest"
+    chooses = False
 
     def reserve(self, window: SendWindow, rows: int) -> list[Span] | None:
         return window.reserve(rows)
@@ -51,6 +55,7 @@ class DropOldest:
 
     waits = False
     reason = "newest"
+    chooses = False
 
     def reserve(self, window: SendWindow, rows: int) -> list[Span] | None:
         while (spans := window.reserve(rows)) is None and window.drop_oldest_unsent("oldest"):
@@ -67,6 +72,7 @@ class Thin:
 
     waits = False
     reason = "thinned"
+    chooses = True
     MOST = 1024
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ metrics, no reports. Both use one CPU thread, so that the second core is left to
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import threading
 import time
@@ -37,7 +38,14 @@ def _push(endpoint: str, stop: Event) -> None:
     generator = np.random.default_rng(0)
     x = generator.random((64, _FIELDS), np.float32)
     y = generator.integers(0, _CLASSES, 64)
-    with Producer(endpoint, stream="bench", producer_id="bench", linger_seconds=0) as producer:
+    logging.getLogger("insitu.producer").setLevel(logging.CRITICAL)  # it is left behind on purpose
+    with Producer(
+        endpoint,
+        stream="bench",
+        producer_id="bench",
+        linger_seconds=0,
+        block_timeout_seconds=0.5,
+    ) as producer:
         while not stop.is_set():
             producer.push({"x": x, "y": y})
 
