@@ -166,7 +166,8 @@ def test_a_report_tells_the_step() -> None:
     assert report.phase_seconds["forward"] > 0.0
     assert report.loss_replayed is None
     assert not report.skipped
-    tensors = [report.loss, report.loss_fresh, report.gradient_norm, *report.scores.values()]
+    assert report.gradient_norm is None, "it is taken at the first step, and then now and then"
+    tensors = [report.loss, report.loss_fresh, *report.scores.values()]
     assert all(t is not None and t.shape == () and not t.requires_grad for t in tensors)
 
 
@@ -279,6 +280,31 @@ def test_a_gradient_that_is_not_finite_is_refused_too() -> None:
     assert report.gradient_norm is not None
     assert report.gradient_norm.item() == math.inf
     assert_same(before, weights(trainer))
+
+
+class RootOfDistance(nn.Module):
+    """Its value at 0 is fine, its slope is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        distance: torch.Tensor = self.layers(x) - self.layers(x).detach()
+        return distance.abs().sqrt()
+
+
+def test_a_bad_slope_is_seen_at_every_step_by_a_witness_in_every_layer() -> None:
+    setup = Setup(optimizer="SGD", normalise=False)
+    trainer = setup.trainer()
+    module = RootOfDistance()
+    bad = Trainer(module, trainer.objective, torch.optim.SGD(module.parameters(), lr=0.1))
+    before = weights(bad)
+    for seed in range(3):  # the norm over all gradients is taken at the first of them only
+        report = bad.step(make_batch("classify", 7, seed=seed))
+        assert report.skipped
+        assert math.isfinite(report.loss.item())
+    assert_same(before, weights(bad))
 
 
 @pytest.mark.parametrize("policy", ["stop", "rollback"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 #: keeps the division finite when every gradient is zero (as in torch.nn.utils.clip_grad_norm_)
 _EPSILON = 1e-6
@@ -28,6 +28,27 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     norms = torch._foreach_norm(list(gradients))
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms), dtype=torch.float32)
     return norm
+
+
+def witnesses(module: nn.Module) -> list[nn.Parameter]:
+    """The smallest trainable parameter of each submodule that has any, mostly its bias.
+
+    What is not finite in a backward pass gets into the gradient of the bias of every layer that
+    it passes, since that is a sum over it. Looking at these few numbers costs nothing, where a
+    norm over all gradients reads as many bytes as the update does (5 % of a step of 5 ms). They
+    miss what overflows only inside the gradient of a large weight; the full norm, which is taken
+    now and then, and the next loss do not.
+
+    Example:
+        >>> [tuple(w.shape) for w in witnesses(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)))]
+        [(8,), (2,)]
+    """
+    found = []
+    for part in module.modules():
+        own = [p for p in part.parameters(recurse=False) if p.requires_grad]
+        if own:
+            found.append(min(own, key=lambda parameter: parameter.numel()))
+    return found
 
 
 @torch.no_grad()

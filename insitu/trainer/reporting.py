@@ -30,7 +30,7 @@ def report(
     *,
     step: int,
     penalties: Mapping[str, Tensor],
-    gradient_norm: Tensor,
+    gradient_norm: Tensor | None,
     learning_rate: float,
     skipped: bool,
     phase_seconds: Mapping[str, float],

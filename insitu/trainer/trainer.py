@@ -14,6 +14,8 @@ Notable decisions:
   and update. Whether a step may be made has to be known before weights, moments, schedule and
   memory move; an optimizer with momentum or weight decay moves even on a gradient of zeros, so
   zeroing a bad gradient would not be exact. On the CPU the look is free.
+- The norm over all gradients is taken when they are clipped, and else every so many steps; whether
+  they are finite is told by a witness in every layer, see `insitu.trainer.gradients`.
 - bfloat16 means autocast around the model only. Weights, losses, penalties, gradients and moments
   stay float32, so there is no loss scaling.
 - A skipped step leaves model, optimizer, schedule, normaliser and strategies as they were; only
@@ -39,7 +41,7 @@ from insitu.optimization import Schedule, load_optimizer_state, optimizer_state
 from insitu.report import StepReport
 from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import state
-from insitu.trainer.gradients import clip, gradient_norm
+from insitu.trainer.gradients import clip, gradient_norm, witnesses
 from insitu.trainer.naming import named
 from insitu.trainer.non_finite import NonFinite, NonFiniteLoss
 from insitu.trainer.phases import PhaseClock
@@ -47,6 +49,9 @@ from insitu.trainer.placement import device_of, on_device
 from insitu.trainer.reporting import Forward, report
 
 Precision = Literal["float32", "bfloat16"]
+
+#: how often the norm over all gradients is taken where nothing clips by it
+NORM_EVERY_STEPS = 50
 
 
 class Trainer:
@@ -114,6 +119,7 @@ class Trainer:
         self.steps = 0
         self.skipped_steps = 0
         self._parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self._witnesses = witnesses(self.module)
 
     def step(self, batch: Batch) -> StepReport:
         """Train one batch.
@@ -153,7 +159,7 @@ class Trainer:
         clock.ends("strategy")
 
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
+        norm = gradient_norm(gradients) if self._takes_norm() else None
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         finite = self._is_finite(total, norm)
         if finite:
@@ -161,7 +167,7 @@ class Trainer:
             if not counted:
                 self._count(batch)
         else:
-            self._refuse(total, norm, counted)
+            norm = self._refuse(total, gradients, counted)
         self.steps += 1
         clock.ends("optimizer")
 
@@ -299,27 +305,34 @@ class Trainer:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def _is_finite(self, total: Tensor, norm: Tensor) -> bool:
-        """One look at both; a GPU has to finish the backward pass for it."""
+    def _takes_norm(self) -> bool:
+        return self.gradient_clip_norm is not None or self.steps % NORM_EVERY_STEPS == 0
+
+    def _is_finite(self, total: Tensor, norm: Tensor | None) -> bool:
+        """One look at loss and gradients; a GPU has to finish the backward pass for it."""
+        if norm is None:
+            norm = gradient_norm([p.grad for p in self._witnesses if p.grad is not None])
         if self.device.type == "cpu":
             return math.isfinite(total.item()) and math.isfinite(norm.item())
         return math.isfinite((total.detach() + norm).item())
 
-    def _update(self, gradients: list[Tensor], norm: Tensor) -> None:
-        if self.gradient_clip_norm is not None and gradients:
+    def _update(self, gradients: list[Tensor], norm: Tensor | None) -> None:
+        if self.gradient_clip_norm is not None and norm is not None and gradients:
             clip(gradients, norm, self.gradient_clip_norm)
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
 
-    def _refuse(self, total: Tensor, norm: Tensor, counted: bool) -> None:
-        """Leave everything as it was before the step."""
+    def _refuse(self, total: Tensor, gradients: list[Tensor], counted: bool) -> Tensor:
+        """Leave everything as it was before the step; the norm that tells why."""
+        norm = gradient_norm(gradients)
         if self.normaliser is not None and counted:
             self.normaliser.reset()
         self._forget_gradients()
         if self.non_finite != "skip":
             raise NonFiniteLoss(self.steps + 1, total.item(), norm.item(), self.non_finite)
         self.skipped_steps += 1
+        return norm
 
     def _observe(self, batch: Batch, forward: Forward) -> None:
         observation = Observation(

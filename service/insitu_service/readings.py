@@ -119,7 +119,7 @@ class Readings:
             yield _gauge("penalty", float(penalty), name)
         for name, score in self._service.tally.scores().items():
             yield _gauge("score", score, name)
-        norm = number(report.gradient_norm)
+        norm = number(self._service.tally.gradient_norm)
         if norm is not None:
             yield _gauge("gradient_norm", norm)
 

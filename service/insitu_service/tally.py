@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+from torch import Tensor
+
 from insitu.report import PHASES, StepReport
 
 #: how often a reader tries to score a step before the learner is two steps ahead of it
@@ -33,6 +35,7 @@ class Tally:
         self.age_samples = 0
         self.alerts: Counter[str] = Counter()
         self.last_report: StepReport | None = None
+        self.gradient_norm: Tensor | None = None  # the newest that was taken
         self.last_step_at = 0.0
         self._scores: dict[str, float] = {}
 
@@ -73,6 +76,8 @@ class Tally:
             self.age_seconds_sum += age * report.fresh_samples
             self.age_samples += report.fresh_samples
         self.last_report = report
+        if report.gradient_norm is not None:
+            self.gradient_norm = report.gradient_norm
         self.last_step_at = now
 
     def non_finite_loss(self, fresh_samples: int) -> None:
