@@ -145,4 +145,3 @@ class Outgoing:
         if self.fragments == 1 and known is not None and known[0] == self.checksum_kind:
             return known[1]
         return checksum(self.checksum_kind, payload)
-
