@@ -128,3 +128,12 @@ def test_python_numbers_round_to_bfloat16_as_torch_does(values: list[float]) -> 
 def test_what_is_no_array_of_numbers(value: Any) -> None:
     with pytest.raises(ProducerError, match="'a'"):
         as_array("a", value)
+
+
+def test_the_flags_are_those_of_the_library() -> None:
+    """The client repeats them, since importing `insitu.batch` would import torch."""
+    from insitu.batch import SampleFlag
+    from insitu_producers import producer
+
+    assert producer.EVALUATE == SampleFlag.EVALUATE
+    assert producer.NO_REPLAY == SampleFlag.NO_REPLAY
