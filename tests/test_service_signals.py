@@ -123,8 +123,9 @@ def test_signals_in_a_life(tmp_path: Path, manager: Manager) -> None:
             assert read_checkpoint(path)[0]["trainer"]["steps"] == 10
 
             daemon.signal(signal.SIGQUIT)
+            # the stacks come line by line
             wait_for(lambda: "most recent call first" in daemon.log(), "stacks on stderr")
-            assert "learner.py" in daemon.log()
+            wait_for(lambda: "learner.py" in daemon.log(), "the learner's stack")
 
             check_reloading(daemon, manager)
             push(source, 84, 92)  # the new every_steps makes a checkpoint of one step more
