@@ -136,14 +136,11 @@ class Daemon:
         wait_for(lambda: self.metric(name, **labels) >= value, f"{name}{labels} >= {value}")
 
     def log(self) -> str:
-        return self.log_path.read_text()[self._log_began :]
+        return self.log_path.read_bytes()[self._log_began :].decode(errors="replace")
 
     def log_lines(self) -> list[dict[str, Any]]:
-        lines = []
-        for line in self.log().splitlines():
-            if line.startswith("{"):
-                lines.append(json.loads(line))
-        return lines
+        whole, _, _unfinished = self.log().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     # ending
 
