@@ -10,18 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from insitu.batch import Batch
-from insitu.objectives.base import Headline, Objective
-from insitu.objectives.field_error import (
-    Distance,
-    distance_per_sample,
-    relative_error,
-    root_mean_square,
-)
+from insitu.objectives.field_error import Distance, root_mean_square
+from insitu.objectives.field_objective import FieldObjective
 from insitu.objectives.schema_checks import real_field, same_shapes
 from insitu.schema import Schema
 
 
-class Forecast(Objective):
+class Forecast(FieldObjective):
     """Distance between the model's step and the simulation's.
 
     Input and target are one quantity at two times, so the target is normalised by the input's
@@ -38,8 +33,6 @@ class Forecast(Objective):
         >>> objective.losses(objective.predict(nn.Identity(), batch), batch)
         tensor([1., 1.])
     """
-
-    headline = Headline("relative_error", higher_is_better=False)
 
     def __init__(
         self,
@@ -71,18 +64,11 @@ class Forecast(Objective):
         outputs = super().predict(model, batch)
         return self.inputs(batch) + self.checked(outputs) if self.residual else outputs
 
-    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        targets = self.real(batch, self.target_field)
-        return distance_per_sample(self.loss, self.checked(outputs), targets)
-
     @torch.no_grad()
     def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        outputs, targets = self.checked(outputs), self.real(batch, self.target_field)
-        return {
-            "rmse": root_mean_square(outputs, targets),
-            "relative_error": relative_error(outputs, targets),
-            "rmse_persistence": root_mean_square(self.inputs(batch), targets),
-        }
+        targets = self.real(batch, self.target_field)
+        persistence = root_mean_square(self.inputs(batch), targets)
+        return {**super().scores(outputs, batch), "rmse_persistence": persistence}
 
 
 COMPONENT = Forecast

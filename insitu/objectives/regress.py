@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from insitu.batch import Batch
-from insitu.objectives.base import Headline, Objective
-from insitu.objectives.field_error import (
-    Distance,
-    distance_per_sample,
-    relative_error,
-    root_mean_square,
-)
+from insitu.objectives.field_error import Distance
+from insitu.objectives.field_objective import FieldObjective
 from insitu.objectives.schema_checks import real_field
 from insitu.schema import Schema
 
 
-class Regress(Objective):
+class Regress(FieldObjective):
     """Distance between the model's output and a real-valued target of any shape.
 
     Input and target are different quantities and keep statistics of their own.
@@ -34,8 +25,6 @@ class Regress(Objective):
         >>> objective.input_shape, objective.output_shape
         ((3,), (16, 16))
     """
-
-    headline = Headline("relative_error", higher_is_better=False)
 
     def __init__(
         self,
@@ -57,18 +46,6 @@ class Regress(Objective):
         )
         self.target_field = target
         self.loss = loss
-
-    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        targets = self.real(batch, self.target_field)
-        return distance_per_sample(self.loss, self.checked(outputs), targets)
-
-    @torch.no_grad()
-    def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        outputs, targets = self.checked(outputs), self.real(batch, self.target_field)
-        return {
-            "rmse": root_mean_square(outputs, targets),
-            "relative_error": relative_error(outputs, targets),
-        }
 
 
 COMPONENT = Regress

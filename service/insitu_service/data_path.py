@@ -195,7 +195,6 @@ class DataPath:
             self._tell(session, text)
             self._send(session.identity, nack)
         session.figures.accepted_samples += rows - bad
-        self._intake.accepted_batches += 1
         self._intake.accepted_samples += rows - bad
 
     def _received(self, session: Session, data: Data) -> None:

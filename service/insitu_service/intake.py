@@ -28,7 +28,6 @@ class Intake:
         self.received_samples = 0  # rows of complete batches, refused ones included
         self.received_bytes = 0
         self.accepted_samples = 0
-        self.accepted_batches = 0
         self.probe_samples = 0
         self.quarantined_samples: Counter[str] = Counter()  # by NACK code
         self.duplicate_batches = 0

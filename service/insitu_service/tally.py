@@ -24,7 +24,6 @@ class Tally:
     def __init__(self) -> None:
         self.steps = 0
         self.skipped_steps = 0
-        self.non_finite_losses = 0
         self.roll_backs = 0
         self.task_ends = 0
         self.fresh_samples = 0
@@ -82,7 +81,6 @@ class Tally:
 
     def non_finite_loss(self, fresh_samples: int) -> None:
         """A step that was broken off before its update, with so many samples of the stream."""
-        self.non_finite_losses += 1
         self.skipped_samples += fresh_samples
 
     def rolled_back(self) -> None:
