@@ -18,9 +18,9 @@ class StepReport:
 
     Args:
         step: number of this step, from 1.
-        fresh_samples, replayed_samples: rows trained from the stream and from memory.
-        loss: mean loss of the objective over all rows, without penalties.
-        losses: (rows,) loss per sample, fresh rows first.
+        fresh_samples: rows trained from the stream.
+        replayed_samples: rows trained from memory, of all updates of the step.
+        losses: (rows,) loss per sample before the first update, fresh rows first.
         penalties: strategy name -> its penalty, as added to the loss.
         score: makes `scores`.
         gradient_norm: L2 norm over all gradients before clipping; None when not taken.
@@ -33,7 +33,6 @@ class StepReport:
     step: int
     fresh_samples: int
     replayed_samples: int
-    loss: Tensor
     losses: Tensor
     penalties: Mapping[str, Tensor]
     score: Callable[[], Mapping[str, Tensor]]
@@ -46,6 +45,11 @@ class StepReport:
     # What follows is computed when somebody first looks: few steps are looked at, and all pay.
 
     @cached_property
+    def loss(self) -> Tensor:
+        """Mean loss of the objective over all rows of the first update, without penalties."""
+        return self.losses.mean()
+
+    @cached_property
     def loss_fresh(self) -> Tensor | None:
         """Mean loss over the rows from the stream; None without any."""
         return self.losses[: self.fresh_samples].mean() if self.fresh_samples else None
@@ -53,7 +57,8 @@ class StepReport:
     @cached_property
     def loss_replayed(self) -> Tensor | None:
         """Mean loss over the rows from memory; None without any."""
-        return self.losses[self.fresh_samples :].mean() if self.replayed_samples else None
+        replayed = self.losses[self.fresh_samples :]
+        return replayed.mean() if len(replayed) else None
 
     @cached_property
     def scores(self) -> Mapping[str, Tensor]:

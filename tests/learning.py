@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from insitu.batch import Batch
 from insitu.component import catalogue
+from insitu.criterion import Criterion
+from insitu.errors import OperatorError
 from insitu.memory.base import Memory
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
@@ -65,7 +67,8 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-#: options under which a strategy does something within a few small batches
+#: options under which a strategy does something within a few small batches; those that are not
+#: here do so by default
 LIVELY: dict[str, dict[str, Any]] = {
     "replay": {"samples_per_step": 5},
     "online_ewc": {"strength": 10.0, "fisher_samples": 20},
@@ -84,12 +87,32 @@ def make_strategy(
         "model": model,
         "objective": objective,
         "normaliser": normaliser,
+        "criterion": Criterion(model, objective, normaliser),
+        "optimizer": torch.optim.SGD(model.named_parameters(), lr=0.1),
+        "device": torch.device("cpu"),
+        "schema": next(
+            schema
+            for other, (schema, _) in OBJECTIVES.items()
+            if type(make_objective(other)) is type(objective)
+        ),
         "generator": generator(seed),
         "memory": make_memory(seed=seed),
     }
     component = catalogue("insitu.strategies")[name]
     strategy: Strategy = component.build(LIVELY.get(name, {}), parts)
     return strategy
+
+
+def is_defined(strategy: str, objective: str) -> bool:
+    """Whether a strategy works with an objective; else it must say so, naming both."""
+    made = make_objective(objective)
+    try:
+        make_strategy(strategy, make_model(made), made)
+    except OperatorError as error:
+        if strategy in str(error) and type(made).__name__ in str(error):
+            return False
+        raise
+    return True
 
 
 @dataclass
@@ -104,6 +127,8 @@ class Setup:
     schedule: str | None = "ExponentialLR"
     dropout: float = 0.0
     seed: int = 0
+    #: makes strategies that are not of the catalogue, from the model
+    further: Callable[[nn.Module], list[Strategy]] = lambda model: []
 
     def trainer(self, **options: Any) -> Trainer:
         objective = make_objective(self.objective)
@@ -114,6 +139,7 @@ class Setup:
             make_strategy(name, model, objective, normaliser, seed=self.seed + i + 1)
             for i, name in enumerate(self.strategies)
         ]
+        strategies += self.further(model)
         optimizer = build_optimizer(
             self.optimizer, model.named_parameters(), {"lr": self.learning_rate}
         )

@@ -12,7 +12,7 @@ from insitu_service.tally import Tally
 
 def report(step: int, score: Callable[[], float]) -> StepReport:
     return StepReport(
-        step=step, fresh_samples=1, replayed_samples=0, loss=torch.tensor(0.5),
+        step=step, fresh_samples=1, replayed_samples=0,
         losses=torch.tensor([0.5]), penalties={}, gradient_norm=None, learning_rate=0.1,
         score=lambda: {"accuracy": torch.tensor(score())},
     )  # fmt: skip

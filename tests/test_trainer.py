@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -126,9 +127,10 @@ def test_the_verbs_of_a_strategy_come_in_the_order_of_the_step() -> None:
 
 
 def test_strategies_train_normalised_rows_and_observe_raw_ones() -> None:
-    trainer = Setup("regress").trainer()
-    diary = Diary(make_batch("regress", 2, seed=9), list(trainer.module.parameters()))
-    trainer.strategies["diary"] = diary
+    extra = make_batch("regress", 2, seed=9)
+    trainer = Setup("regress", further=lambda m: [Diary(extra, list(m.parameters()))]).trainer()
+    diary = trainer.strategies["diary"]
+    assert isinstance(diary, Diary)
     batch = make_batch("regress", 30, seed=8)
     trainer.step(batch)
     assert diary.seen is not None
@@ -271,8 +273,8 @@ class BadGradient(Strategy):
 
 
 def test_a_gradient_that_is_not_finite_is_refused_too() -> None:
-    trainer = Setup(optimizer="SGD").trainer()
-    trainer.strategies["bad"] = BadGradient(list(trainer.module.parameters()))
+    setup = Setup(optimizer="SGD", further=lambda m: [BadGradient(list(m.parameters()))])
+    trainer = setup.trainer()
     before = weights(trainer)
     report = trainer.step(make_batch("classify", 7, seed=0))
     assert report.skipped
@@ -493,3 +495,37 @@ def test_warm_up_and_schedule_move_with_updates_only() -> None:
     trainer.step(poisoned(make_batch("classify", 7, seed=0)))
     last = trainer.step(make_batch("classify", 7, seed=1)).learning_rate
     assert last == pytest.approx(rates[4] * 0.99)
+
+
+def test_several_updates_on_a_batch_are_as_many_whole_updates() -> None:
+    once = Setup(strategies=("online_ewc",), normalise=False).trainer()
+    twice = Setup(strategies=("online_ewc",), normalise=False).trainer(updates_per_batch=2)
+    batch = make_batch("classify", 7, seed=8)
+    first = once.step(batch)
+    once.step(batch)
+    report = twice.step(batch)
+    assert (twice.steps, report.step, report.fresh_samples) == (1, 1, 7)
+    assert_same(weights(once), weights(twice))
+    assert torch.equal(report.losses, first.losses), "the report is of rows that were never trained"
+
+
+def test_replay_draws_anew_for_every_update_and_remembers_a_batch_once() -> None:
+    trainer = Setup(strategies=("replay",)).trainer(updates_per_batch=3)
+    memory = trainer.strategies["replay"].memory  # type: ignore[attr-defined]
+    trainer.step(make_batch("classify", 7, seed=8))
+    assert len(memory) == 7
+    assert memory.times_replayed.sum() == 0
+    report = trainer.step(make_batch("classify", 7, seed=9))
+    assert len(memory) == 14
+    assert memory.times_replayed.sum() == report.replayed_samples == 3 * 5
+
+
+def test_no_updates_are_refused() -> None:
+    with pytest.raises(OperatorError, match="updates_per_batch is 0"):
+        Setup().trainer(updates_per_batch=0)
+
+
+@pytest.mark.parametrize("task", ["flow", -1, 1.0, None, True])
+def test_a_task_that_is_no_index_is_refused(task: Any) -> None:
+    with pytest.raises(OperatorError, match="the task that ended is"):
+        Setup(strategies=("online_ewc",)).trainer().end_task(task)

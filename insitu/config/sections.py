@@ -278,6 +278,15 @@ class TrainerSection(Section):
         int,
         setting("Samples from the stream in a step; replay adds its own.", unit="samples", ge=1),
     ] = 32
+    updates_per_batch: Annotated[
+        int,
+        setting(
+            "Updates on every batch, each with remembered samples drawn anew; more learn more from "
+            "a stream that is slower than the trainer.",
+            unit="updates",
+            ge=1,
+        ),
+    ] = 1
     device: Annotated[
         str,
         setting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,10 @@ from insitu.component import find
 from insitu.errors import InsituError, PluginError
 
 
+def _itself(model: nn.Module) -> nn.Module:
+    return model
+
+
 def build_model(
     name: str,
     options: Mapping[str, Any],
@@ -19,11 +23,15 @@ def build_model(
     output_shape: tuple[int, ...],
     *,
     seed: int,
+    network: Callable[[nn.Module], nn.Module] = _itself,
 ) -> nn.Module:
     """A model of ours, or the user's own `package.module:factory`, on the CPU.
 
     Modules draw their first weights from torch's global generator. Here it is set to `seed` for
     the time of construction only, so equal calls give equal weights, whoever drew before.
+
+    Args:
+        network: wraps the model in what the objective adds to it, drawing from the same seed.
 
     Raises:
         OperatorError: no such model, or wrong options.
@@ -42,6 +50,8 @@ def build_model(
         torch.default_generator.manual_seed(seed)
         try:
             model = component.build(options, parts)
+            if isinstance(model, nn.Module):
+                model = network(model)
         except InsituError:
             raise
         except Exception as error:

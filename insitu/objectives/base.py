@@ -2,7 +2,9 @@
 
 An objective knows which fields it reads and what the model must take and give. It is built from
 the stream's schema, `Objective(schema, *, options)`, and refuses a schema it cannot work on, so a
-wrong configuration fails before the first sample. It keeps no state and draws nothing.
+wrong configuration fails before the first sample. It draws nothing by itself. What it learns from
+the stream (which classes have appeared, the means of their features) is in `state_dict`, moves only
+in `observe`, and never in `losses` or `scores`.
 
 **Units.** The trainer hands in batches whose fields the `Normaliser` has mapped already, inputs
 and real-valued targets alike. Losses and scores are therefore in units of the running standard
@@ -11,20 +13,25 @@ are in the units of the fields themselves (integers: see `insitu.normalisation.u
 
 **One loss a sample.** `losses` never reduces over the rows: replay tells fresh from remembered
 rows, memories keep the loss of a sample, and a Fisher information is a mean over samples.
-Reduction over the elements of one sample is a mean, so losses compare between shapes.
+Reduction over the elements of one sample is a mean, so losses compare between shapes. Where a row's
+loss depends on the other rows (a contrastive loss), `row_by_row` is False, and strategies that need
+a gradient per sample refuse the objective.
+
+**Parameters of its own.** An objective that needs more layers than the model has (a projection
+head) wraps it in `network`; they are trained, counted and saved like the model's.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from insitu.batch import Batch
-from insitu.errors import OperatorError
+from insitu.errors import InternalError, OperatorError
 from insitu.normalisation.unit_range import to_unit_range
 
 
@@ -50,6 +57,10 @@ class Objective(ABC):
 
     #: `loss` or a name of `scores`
     headline: ClassVar[Headline] = Headline("loss", higher_is_better=False)
+    #: whether the loss of a row depends on that row alone
+    row_by_row: ClassVar[bool] = True
+    #: whether the loss is a negative log likelihood up to a constant, so targets can be drawn
+    is_likelihood: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -79,6 +90,46 @@ class Objective(ABC):
         """The model's outputs for the batch: (rows, *output_shape)."""
         outputs: Tensor = model(self.inputs(batch))
         return outputs
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """The module to train: the model, or a wrapper around it with parameters of our own."""
+        return model
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        """(rows,) int64 class of every row; None where there are no classes."""
+        return None
+
+    def distances(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(rows,) how far outputs are from other outputs for the same rows, differentiable.
+
+        What distillation and DER pull by. By default the mean squared difference over the
+        elements of a row (Buzzega et al., "Dark Experience for General Continual Learning", 2020,
+        eq. 5).
+        """
+        return (outputs - targets).square().flatten(1).mean(1)
+
+    def drawn_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with targets drawn from the model's own distribution, for a true Fisher.
+
+        Only where `is_likelihood`; hand the result to `losses` beside the same outputs, and never
+        to `predict`, since input and target may be one field.
+        """
+        raise InternalError(f"{type(self).__name__} is no likelihood to draw targets from")
+
+    def observe(self, outputs: Tensor, batch: Batch) -> None:  # noqa: B027 (most learn nothing)
+        """Learn from a finished update: normalised rows, outputs before it, detached."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; an unknown or missing key is refused by name."""
+        if set(state) != set(self.state_dict()):
+            raise OperatorError(
+                f"the state of objective {type(self).__name__} holds {sorted(state)}",
+                allowed=f"{sorted(self.state_dict())}",
+                remedy="resume with the objective that the checkpoint was written with",
+            )
 
     @abstractmethod
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:

@@ -32,6 +32,7 @@ class Classify(Objective):
     """
 
     headline = Headline("accuracy", higher_is_better=True)
+    is_likelihood = True
 
     def __init__(
         self,
@@ -68,6 +69,14 @@ class Classify(Objective):
         """(rows,) int64."""
         labels = batch.fields[self.target_field]
         return labels.reshape(labels.shape[0]).to(torch.int64)
+
+    def drawn_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Batch:
+        shares = self.checked(outputs).detach().softmax(dim=1).cpu()
+        drawn = torch.multinomial(shares, 1, generator=generator)
+        like = batch.fields[self.target_field]
+        return batch.with_fields(
+            {**batch.fields, self.target_field: drawn.reshape(like.shape).to(like)}
+        )
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(

@@ -24,8 +24,25 @@ class FieldObjective(Objective):
     """
 
     headline = Headline("relative_error", higher_is_better=False)
+    is_likelihood = True
     target_field: str
     loss: Distance
+
+    def drawn_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Batch:
+        """Targets around the outputs: the loss is a log likelihood up to factor and constant.
+
+        The mean of D squares is that of a Gaussian of variance D / 2, the mean of D absolute
+        values that of a Laplace distribution of scale D.
+        """
+        outputs = self.checked(outputs).detach()
+        elements = outputs[0].numel() if len(outputs) else 1
+        if self.loss == "mse":
+            noise = torch.randn(outputs.shape, generator=generator) * (elements / 2) ** 0.5
+        else:
+            uniform = torch.rand(outputs.shape, generator=generator) - 0.5
+            noise = -elements * uniform.sign() * torch.log1p(-2 * uniform.abs())
+        drawn = outputs + noise.to(outputs)
+        return batch.with_fields({**batch.fields, self.target_field: drawn})
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         targets = self.real(batch, self.target_field)

@@ -128,7 +128,8 @@ class OnlineEWC(Strategy):
         )
 
     def observe(self, observation: Observation) -> None:
-        self._samples.add(_rememberable(observation.batch.fresh()))
+        if observation.last:
+            self._samples.add(_rememberable(observation.batch.fresh()))
 
     def end_task(self, task: int) -> None:
         """Consolidate; a task without samples since it last ended changes nothing."""

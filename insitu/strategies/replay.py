@@ -65,6 +65,8 @@ class ExperienceReplay(Strategy):
         return batch if remembered is None else batch.joined(remembered)
 
     def observe(self, observation: Observation) -> None:
+        if not observation.last:
+            return
         fresh = observation.batch.fresh()
         self.memory.add(fresh, observation.losses[: fresh.rows])
 

@@ -16,40 +16,46 @@ _PRODUCED_AT_NS = int(Column.PRODUCED_AT_NS)
 
 @dataclass(slots=True)
 class Forward:
-    """What the forward pass gave; `losses` and `loss` carry the graph."""
+    """What the forward pass gave; `losses` carries the graph and is the objective's own."""
 
     batch: Batch
     outputs: Tensor
     losses: Tensor
-    loss: Tensor
     score: Callable[[], Mapping[str, Tensor]]
 
 
+@dataclass(slots=True)
+class Update:
+    """One update: its forward pass, what was added to the loss, and whether it was made."""
+
+    forward: Forward
+    penalties: Mapping[str, Tensor]
+    gradient_norm: Tensor | None
+    learning_rate: float
+    made: bool
+
+
 def report(
-    forward: Forward,
-    *,
-    step: int,
-    penalties: Mapping[str, Tensor],
-    gradient_norm: Tensor | None,
-    learning_rate: float,
-    skipped: bool,
-    phase_seconds: Mapping[str, float],
+    update: Update, step: int, replayed_samples: int, phase_seconds: Mapping[str, float]
 ) -> StepReport:
-    """The report of a step, see `StepReport`; tensors without the graph."""
-    batch = forward.batch
+    """The report of a step by its first update, see `StepReport`; tensors without the graph.
+
+    Args:
+        replayed_samples: of all updates of the step.
+    """
+    forward = update.forward
     return StepReport(
         step=step,
-        fresh_samples=batch.fresh_rows,
-        replayed_samples=batch.replayed_rows,
-        loss=forward.loss.detach(),
+        fresh_samples=forward.batch.fresh_rows,
+        replayed_samples=replayed_samples,
         losses=forward.losses.detach(),
-        penalties={name: penalty.detach() for name, penalty in penalties.items()},
+        penalties=update.penalties,
         score=forward.score,
-        gradient_norm=gradient_norm,
-        learning_rate=learning_rate,
-        skipped=skipped,
+        gradient_norm=update.gradient_norm,
+        learning_rate=update.learning_rate,
+        skipped=not update.made,
         phase_seconds=phase_seconds,
-        produced_at_ns=_mean_produced_at_ns(batch),
+        produced_at_ns=_mean_produced_at_ns(forward.batch),
     )
 
 

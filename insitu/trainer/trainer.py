@@ -1,6 +1,7 @@
 """The training step, as the papers write it.
 
-    augment, normalise, forward, losses + penalties, backward, adjust, check, clip, update, observe
+    augment, normalise, forward, losses + penalties, backward, adjust gradients, check, clip,
+    update, adjust weights, observe
 
 Notable decisions:
 
@@ -9,7 +10,9 @@ Notable decisions:
   nothing at all.
 - Rows are normalised by what was counted before them, and counted once their step is made; only
   the very first ones are counted first, since there is nothing else to go by.
-- The loss of a step is the mean over its rows, fresh and replayed alike.
+- The loss of a step is the mean over its rows, fresh and replayed alike, after the strategies had
+  their say on each row's.
+- Several updates on one batch are several whole updates: remembered rows are drawn anew for each.
 - Nothing in the step makes a GPU wait except one look at loss and gradient norm, between backward
   and update. Whether a step may be made has to be known before weights, moments, schedule and
   memory move; an optimizer with momentum or weight decay moves even on a gradient of zeros, so
@@ -26,14 +29,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from insitu.batch import Batch
-from insitu.errors import InternalError
+from insitu.criterion import Criterion, Precision
+from insitu.errors import InternalError, OperatorError
 from insitu.evaluation import Evaluation, evaluation_mode
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
@@ -46,9 +49,8 @@ from insitu.trainer.naming import named
 from insitu.trainer.non_finite import NonFinite, NonFiniteLoss
 from insitu.trainer.phases import PhaseClock
 from insitu.trainer.placement import device_of, on_device
-from insitu.trainer.reporting import Forward, report
-
-Precision = Literal["float32", "bfloat16"]
+from insitu.trainer.reporting import Forward, Update, report
+from insitu.trainer.verbs import Verbs
 
 #: how often the norm over all gradients is taken where nothing clips by it
 NORM_EVERY_STEPS = 50
@@ -70,6 +72,8 @@ class Trainer:
         gradient_clip_norm: largest L2 norm over all gradients, or None.
         non_finite: what to do when loss or gradient is not finite, see `NonFinite`.
         device: where the model is and batches go; by default the device of the parameters.
+        updates_per_batch: updates on each batch of fresh rows, every one with remembered rows drawn
+            anew; 1 or more.
 
     Raises:
         OperatorError: the model has no trainable parameter or is on another device.
@@ -102,19 +106,24 @@ class Trainer:
         gradient_clip_norm: float | None = None,
         non_finite: NonFinite = "skip",
         device: torch.device | str | None = None,
+        updates_per_batch: int = 1,
     ) -> None:
         self.model = model
         #: the plain module where `model` is a compiled wrapper, else the model itself
         self.module: nn.Module = getattr(model, "_orig_mod", model)
+        if updates_per_batch < 1:
+            raise OperatorError(f"updates_per_batch is {updates_per_batch}", allowed="1 or more")
         self.objective = objective
         self.optimizer = optimizer
         self.schedule = schedule
         self.strategies = named(strategies)
-        self.precision = precision
+        self._verbs = Verbs(tuple(self.strategies.values()))
+        self.updates_per_batch = updates_per_batch
         self.gradient_clip_norm = gradient_clip_norm
         self.non_finite = non_finite
         self.device = device_of(self.module, device)
         self.normaliser = None if normaliser is None else normaliser.to(self.device)
+        self.criterion = Criterion(model, objective, self.normaliser, precision=precision)
         #: steps so far, the skipped ones among them
         self.steps = 0
         self.skipped_steps = 0
@@ -122,23 +131,39 @@ class Trainer:
         self._witnesses = witnesses(self.module)
 
     def step(self, batch: Batch) -> StepReport:
-        """Train one batch.
+        """Train one batch, `updates_per_batch` times in a row.
 
         Args:
             batch: fresh rows, not normalised; on any device; nobody writes to them.
 
         Returns:
-            What was done; its tensors stay on the device.
+            What was done; its tensors stay on the device. Losses and scores are those before the
+            first update, so they are of rows that were never trained.
 
         Raises:
-            NonFiniteLoss: before the update, under `stop` and `rollback`.
+            NonFiniteLoss: before an update, under `stop` and `rollback`.
             OperatorError: the model's outputs have another shape than the objective's.
         """
+        if batch.rows == 0:
+            raise InternalError("a batch of 0 rows came to be trained", allowed="1 row or more")
         clock = PhaseClock()
         batch = on_device(batch, self.device)
         clock.ends("copy")
+        self.steps += 1
+        first = self._update(batch, clock, last=self.updates_per_batch == 1)
+        self.skipped_steps += not first.made
+        replayed, update = first.forward.batch.replayed_rows, 2
+        done = first
+        while update <= self.updates_per_batch and done.made:
+            done = self._update(batch, clock, last=update == self.updates_per_batch)
+            replayed += done.forward.batch.replayed_rows
+            update += 1
+        return report(first, self.steps, replayed, clock.seconds)
 
-        for strategy in self.strategies.values():
+    def _update(self, batch: Batch, clock: PhaseClock, *, last: bool) -> Update:
+        """Augment, forward, losses + penalties, backward, adjust, check, clip, update, observe."""
+        verbs = self._verbs
+        for strategy in verbs.augment:
             batch = strategy.augment(batch)
         clock.ends("strategy")
 
@@ -146,43 +171,44 @@ class Trainer:
         forward = self._forward(batch)
         clock.ends("forward")
 
-        penalties = self._penalties(forward)
-        total = sum(penalties.values(), start=forward.loss)
+        losses = forward.losses
+        for strategy in verbs.losses:
+            losses = strategy.losses(forward.batch, forward.outputs, losses)
+        total = losses.mean()
+        penalties = {}
+        for strategy in verbs.penalty:
+            penalty = strategy.penalty(forward.batch, forward.outputs)
+            if penalty is not None:
+                penalties[strategy.name] = penalty.detach()
+                total = total + penalty
         clock.ends("strategy")
 
         self._forget_gradients()
         total.backward()  # type: ignore[no-untyped-call]
         clock.ends("backward")
 
-        for strategy in self.strategies.values():
-            strategy.adjust_gradients()
+        for strategy in verbs.adjust_gradients:
+            penalty = strategy.adjust_gradients()
+            if penalty is not None:
+                penalties[strategy.name] = penalty
         clock.ends("strategy")
 
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = gradient_norm(gradients) if self._takes_norm() else None
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        finite = self._is_finite(total, norm)
-        if finite:
-            self._update(gradients, norm)
+        made = self._is_finite(total, norm)
+        if made:
+            self._move(gradients, norm)
             if not counted:
                 self._count(batch)
         else:
             norm = self._refuse(total, gradients, counted)
-        self.steps += 1
         clock.ends("optimizer")
 
-        if finite and self.strategies:
-            self._observe(batch, forward)
+        if made:
+            self._observe(batch, forward, last=last)
             clock.ends("strategy")
-        return report(
-            forward,
-            step=self.steps,
-            penalties=penalties,
-            gradient_norm=norm,
-            learning_rate=learning_rate,
-            skipped=not finite,
-            phase_seconds=clock.seconds,
-        )
+        return Update(forward, penalties, norm, learning_rate, made)
 
     def is_finite(self) -> bool:
         """Whether every weight and buffer of the model is a number; waits for the device."""
@@ -190,7 +216,19 @@ class Trainer:
         return all(bool(value.isfinite().all()) for value in values)
 
     def end_task(self, task: int) -> None:
-        """Consolidate: the task with this index has ended and all its samples were trained."""
+        """Consolidate: the task with this index has ended and all its samples were trained.
+
+        A task may end more than once, and one that had no samples since changes nothing.
+
+        Raises:
+            OperatorError: `task` is no whole number of 0 or more.
+        """
+        if not isinstance(task, int) or isinstance(task, bool) or task < 0:
+            raise OperatorError(
+                f"the task that ended is {task!r}",
+                allowed="the index of a task, a whole number of 0 or more",
+                consequence="nothing was consolidated",
+            )
         for strategy in self.strategies.values():
             strategy.end_task(task)
 
@@ -204,11 +242,11 @@ class Trainer:
             batch: raw rows, as for `step`.
             rows_at_once: rows of one forward pass, which bounds the memory of activations.
         """
-        batch = self._normalised(on_device(batch, self.device))
+        batch = self.criterion.normalised(on_device(batch, self.device))
         with evaluation_mode(self.module):
             starts = range(0, max(batch.rows, 1), rows_at_once)
             parts = (batch.select(slice(start, start + rows_at_once), 0) for start in starts)
-            outputs = torch.cat([self._predict(part) for part in parts])
+            outputs = torch.cat([self.criterion.outputs(part) for part in parts])
         scores = self.objective.scores(outputs, batch)
         return Evaluation(
             samples=batch.rows,
@@ -229,6 +267,7 @@ class Trainer:
             "optimizer": optimizer_state(self.optimizer),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "normaliser": None if self.normaliser is None else self.normaliser.state_dict(),
+            "objective": self.objective.state_dict(),
             "strategies": {name: part.state_dict() for name, part in self.strategies.items()},
             "generators": state.of_generators(self.device),
         }
@@ -250,6 +289,7 @@ class Trainer:
             self.schedule.load_state_dict(saved["schedule"])
         if self.normaliser is not None:
             self.normaliser.load_state_dict(saved["normaliser"])
+        self.objective.load_state_dict(saved["objective"])
         for name, strategy in self.strategies.items():
             strategy.load_state_dict(saved["strategies"][name])
         self.steps = int(saved["steps"])
@@ -267,38 +307,16 @@ class Trainer:
         if self.normaliser is not None:
             self.normaliser.update(batch)
 
-    def _normalised(self, batch: Batch) -> Batch:
-        return batch if self.normaliser is None else self.normaliser.normalise(batch)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-    def _predict(self, batch: Batch) -> Tensor:
-        with self._autocast():
-            return self.objective.predict(self.model, batch)
-
     def _forward(self, raw: Batch) -> Forward:
-        if raw.rows == 0:
-            raise InternalError("a batch of 0 rows came to be trained", allowed="1 row or more")
-        batch = self._normalised(raw)
-        outputs = self._predict(batch)
+        batch = self.criterion.normalised(raw)
+        outputs = self.criterion.outputs(batch)
         losses = self.objective.losses(outputs, batch)
         fresh_outputs = outputs.detach()[: batch.fresh_rows]
 
         def score() -> Mapping[str, Tensor]:
             return self.objective.scores(fresh_outputs, batch.fresh())
 
-        return Forward(batch, outputs, losses, losses.mean(), score)
-
-    def _penalties(self, forward: Forward) -> dict[str, Tensor]:
-        penalties = {}
-        for name, strategy in self.strategies.items():
-            penalty = strategy.penalty(forward.batch, forward.outputs)
-            if penalty is not None:
-                penalties[name] = penalty
-        return penalties
+        return Forward(batch, outputs, losses, score)
 
     def _forget_gradients(self) -> None:
         """As `optimizer.zero_grad`, without its profiling, which costs more than the work."""
@@ -306,7 +324,7 @@ class Trainer:
             parameter.grad = None
 
     def _takes_norm(self) -> bool:
-        return self.gradient_clip_norm is not None or self.steps % NORM_EVERY_STEPS == 0
+        return self.gradient_clip_norm is not None or self.steps % NORM_EVERY_STEPS == 1
 
     def _is_finite(self, total: Tensor, norm: Tensor | None) -> bool:
         """One look at loss and gradients; a GPU has to finish the backward pass for it."""
@@ -316,10 +334,12 @@ class Trainer:
             return math.isfinite(total.item()) and math.isfinite(norm.item())
         return math.isfinite((total.detach() + norm).item())
 
-    def _update(self, gradients: list[Tensor], norm: Tensor | None) -> None:
+    def _move(self, gradients: list[Tensor], norm: Tensor | None) -> None:
         if self.gradient_clip_norm is not None and norm is not None and gradients:
             clip(gradients, norm, self.gradient_clip_norm)
         self.optimizer.step()
+        for strategy in self._verbs.adjust_weights:
+            strategy.adjust_weights()
         if self.schedule is not None:
             self.schedule.step()
 
@@ -330,13 +350,15 @@ class Trainer:
             self.normaliser.reset()
         self._forget_gradients()
         if self.non_finite != "skip":
+            self.steps -= 1
             raise NonFiniteLoss(self.steps + 1, total.item(), norm.item(), self.non_finite)
-        self.skipped_steps += 1
         return norm
 
-    def _observe(self, batch: Batch, forward: Forward) -> None:
-        observation = Observation(
-            batch, forward.outputs.detach(), forward.losses.detach(), self.steps
-        )
-        for strategy in self.strategies.values():
-            strategy.observe(observation)
+    def _observe(self, raw: Batch, forward: Forward, *, last: bool) -> None:
+        outputs = forward.outputs.detach()
+        self.objective.observe(outputs, forward.batch)
+        if self._verbs.observe:
+            losses = forward.losses.detach()
+            observation = Observation(raw, outputs, losses, self.steps, last)
+            for strategy in self._verbs.observe:
+                strategy.observe(observation)

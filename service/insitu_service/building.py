@@ -10,6 +10,7 @@ import torch
 from insitu.component import find
 from insitu.config import Config
 from insitu.config.sections import StrategySection
+from insitu.criterion import Criterion
 from insitu.errors import InsituError, OperatorError, PluginError
 from insitu.models.build import build_model
 from insitu.normalisation import Normaliser
@@ -77,6 +78,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         objective.input_shape,
         objective.output_shape,
         seed=part_seed(seed, "model"),
+        network=objective.network,
     ).to(device)
     normaliser = _build_normaliser(config, schema, objective)
     if normaliser is not None:
@@ -90,13 +92,22 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         config.schedule.options,
         warmup_steps=config.schedule.warmup_steps,
     )
-    parts = {"model": model, "objective": objective, "normaliser": normaliser, "schema": schema}
+    trained = torch.compile(model) if config.trainer.compile else model
+    criterion = Criterion(trained, objective, normaliser, precision=config.trainer.precision)  # type: ignore[arg-type]
+    parts = {
+        "model": model,
+        "objective": objective,
+        "normaliser": normaliser,
+        "schema": schema,
+        "criterion": criterion,
+        "optimizer": optimizer,
+    }
     strategies = [
         _build_strategy(section, f"strategies.{index}", parts, device, seed)
         for index, section in enumerate(config.strategies)
     ]
     return Trainer(
-        torch.compile(model) if config.trainer.compile else model,  # type: ignore[arg-type]
+        trained,  # type: ignore[arg-type]
         objective,
         optimizer,
         schedule=schedule,
@@ -106,6 +117,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         gradient_clip_norm=config.trainer.gradient_clip_norm,
         non_finite=config.trainer.non_finite,
         device=device,
+        updates_per_batch=config.trainer.updates_per_batch,
     )
 
 
@@ -140,6 +152,8 @@ def _build_strategy(
             "capacity_samples": section.memory.capacity_samples,
             "device": device,
             "generator": part_generator(seed, f"{place}.memory"),
+            "criterion": parts["criterion"],
+            "objective": parts["objective"],
         }
         live["memory"] = _build("insitu.memory", section.memory, memory_parts)
     strategy: Strategy = _build("insitu.strategies", section, live)
