@@ -1,0 +1,71 @@
+"""Runs the tests of every mutation, each in a process of its own, and prints the outcomes as JSON.
+
+    python -m mutations.gate [NAME ...]        from `tests/`
+
+torch and pytest are imported once; every mutation then runs in a fork of that, which computed
+nothing before, so no thread is lost in it. An outcome is `killed` (a test failed, as it must),
+`survived`, or what went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from mutations.base import Mutation, mutations
+
+ROOT = Path(__file__).parent.parent.parent
+_OUTCOMES = {0: "survived", 1: "killed"}
+
+
+def outcomes(chosen: Mapping[str, Mutation]) -> dict[str, str]:
+    """By name, as many at a time as there are processors; each in a child of this process."""
+    found: dict[str, str] = {}
+    running: dict[int, str] = {}
+    for name, mutation in chosen.items():
+        while len(running) >= (os.cpu_count() or 1):
+            _reap(running, found)
+        child = os.fork()
+        if child == 0:
+            os._exit(_run(mutation))
+        running[child] = name
+    while running:
+        _reap(running, found)
+    return found
+
+
+def _reap(running: dict[int, str], found: dict[str, str]) -> None:
+    child, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    found[running.pop(child)] = _OUTCOMES.get(code, f"broken: exit code {code}")
+
+
+def _run(mutation: Mutation) -> int:
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    if not os.environ.get("INSITU_MUTATION_TRACE"):
+        os.dup2(silence, 2)
+    try:
+        mutation.apply()
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(ROOT / mutation.tests)]))
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+        return 99
+
+
+def main(names: Sequence[str]) -> int:
+    torch.set_num_threads(1)
+    chosen = {name: m for name, m in mutations().items() if not names or name in names}
+    os.chdir(ROOT)
+    print(json.dumps(outcomes(chosen), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
