@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import insitu
-from insitu_service.documentation_tables import TABLES
+from insitu_service.documentation_pages import PAGES
+from insitu_service.documentation_tables import TABLES as _TABLES
+
+#: every table and every run of pages, by the name in its comment
+TABLES = {**_TABLES, **PAGES}
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- generated:(?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
