@@ -8,6 +8,11 @@ from functools import cached_property
 
 from torch import Tensor
 
+from insitu.batch import Column
+
+#: a plain integer, since indexing by an IntEnum is slow
+_PRODUCED_AT_NS = int(Column.PRODUCED_AT_NS)
+
 #: The phases of a step, in order; `wait` and `copy` are filled in by whoever feeds the trainer.
 PHASES = ("wait", "copy", "forward", "backward", "strategy", "optimizer")
 
@@ -27,7 +32,7 @@ class StepReport:
         learning_rate: of the first parameter group, in force during this step.
         skipped: the loss or the gradient was not finite and no update was made.
         phase_seconds: seconds by phase (a key of `PHASES`), by the host's clock.
-        produced_at_ns: mean time of production of the fresh rows, ns since 1970; 0 when unknown.
+        provenance: (fresh rows, len(Column)) int64 on the CPU, see `insitu.batch`.
     """
 
     step: int
@@ -40,7 +45,7 @@ class StepReport:
     learning_rate: float
     skipped: bool = False
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
-    produced_at_ns: int = 0
+    provenance: Tensor | None = None
 
     # What follows is computed when somebody first looks: few steps are looked at, and all pay.
 
@@ -59,6 +64,15 @@ class StepReport:
         """Mean loss over the rows from memory; None without any."""
         replayed = self.losses[self.fresh_samples :]
         return replayed.mean() if len(replayed) else None
+
+    @cached_property
+    def produced_at_ns(self) -> int:
+        """Mean time of production of the fresh rows, ns since 1970; 0 when unknown."""
+        if self.provenance is None or len(self.provenance) == 0:
+            return 0
+        # Python's integers, as the sum of a few such times overflows 64 bits
+        times = self.provenance[:, _PRODUCED_AT_NS].tolist()
+        return int(sum(times) // len(times))
 
     @cached_property
     def scores(self) -> Mapping[str, Tensor]:

@@ -38,7 +38,10 @@ def build_optimizer(
     parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]],
     options: Mapping[str, Any],
 ) -> Optimizer:
-    """An optimizer of torch.
+    """An optimizer of torch, in its fused form where it has one.
+
+    Fused, an update reads and writes every number once, in one call; AdamW one by one takes ten
+    passes. `fused` and `foreach` among the options decide otherwise.
 
     Args:
         name: of a class in torch.optim, in any case.
@@ -55,8 +58,25 @@ def build_optimizer(
     """
     target = find_class("optimizer", name, available_optimizers(), _REFUSED)
     checked = checked_options("optimizer", target, options, _RESERVED)
+    parameters = list(parameters)  # type: ignore[assignment]
+    if _has_fused_form(target, checked, parameters):
+        checked["fused"] = True
     try:
         optimizer: Optimizer = target(parameters, **checked)
     except (TypeError, ValueError, RuntimeError) as error:
         raise refusal("optimizer", target, options, error) from error
     return optimizer
+
+
+def _has_fused_form(
+    target: type[Optimizer],
+    options: Mapping[str, Any],
+    parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]],
+) -> bool:
+    """Whether the operator left it open, and torch can do it for these parameters."""
+    if "fused" not in inspect.signature(target).parameters:
+        return False
+    if {"fused", "foreach", "capturable"} & options.keys() or isinstance(options.get("lr"), Tensor):
+        return False
+    tensors = [item[1] if isinstance(item, tuple) else item for item in parameters]
+    return all(t.is_floating_point() and t.device.type in ("cpu", "cuda") for t in tensors)

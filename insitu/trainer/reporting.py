@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from insitu.batch import Batch, Column
+from insitu.batch import Batch
 from insitu.report import StepReport
-
-#: a plain integer, since indexing by an IntEnum is slow
-_PRODUCED_AT_NS = int(Column.PRODUCED_AT_NS)
 
 
 @dataclass(slots=True)
@@ -55,13 +52,6 @@ def report(
         learning_rate=update.learning_rate,
         skipped=not update.made,
         phase_seconds=phase_seconds,
-        produced_at_ns=_mean_produced_at_ns(forward.batch),
+        provenance=forward.batch.provenance[: forward.batch.fresh_rows],
     )
 
-
-def _mean_produced_at_ns(batch: Batch) -> int:
-    if batch.fresh_rows == 0:
-        return 0
-    # Python's integers, as the sum of a few such times overflows 64 bits
-    times = batch.provenance[: batch.fresh_rows, _PRODUCED_AT_NS].tolist()
-    return int(sum(times) // len(times))

@@ -328,11 +328,14 @@ class Trainer:
 
     def _is_finite(self, total: Tensor, norm: Tensor | None) -> bool:
         """One look at loss and gradients; a GPU has to finish the backward pass for it."""
-        if norm is None:
-            norm = gradient_norm([p.grad for p in self._witnesses if p.grad is not None])
+        if norm is not None:
+            seen = [norm]
+        else:
+            grads = [p.grad for p in self._witnesses if p.grad is not None]
+            seen = list(torch._foreach_norm(grads)) if grads else []
         if self.device.type == "cpu":
-            return math.isfinite(total.item()) and math.isfinite(norm.item())
-        return math.isfinite((total.detach() + norm).item())
+            return all(math.isfinite(value.item()) for value in (total, *seen))
+        return math.isfinite(torch.stack([total.detach(), *seen]).sum().item())
 
     def _move(self, gradients: list[Tensor], norm: Tensor | None) -> None:
         if self.gradient_clip_norm is not None and norm is not None and gradients:
