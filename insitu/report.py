@@ -32,7 +32,7 @@ class StepReport:
         learning_rate: of the first parameter group, in force during this step.
         skipped: the loss or the gradient was not finite and no update was made.
         phase_seconds: seconds by phase (a key of `PHASES`), by the host's clock.
-        provenance: (fresh rows, len(Column)) int64 on the CPU, see `insitu.batch`.
+        provenance: (rows, len(Column)) int64 on the CPU, see `insitu.batch`.
     """
 
     step: int
@@ -68,10 +68,10 @@ class StepReport:
     @cached_property
     def produced_at_ns(self) -> int:
         """Mean time of production of the fresh rows, ns since 1970; 0 when unknown."""
-        if self.provenance is None or len(self.provenance) == 0:
+        if self.provenance is None or self.fresh_samples == 0:
             return 0
         # Python's integers, as the sum of a few such times overflows 64 bits
-        times = self.provenance[:, _PRODUCED_AT_NS].tolist()
+        times = self.provenance[: self.fresh_samples, _PRODUCED_AT_NS].tolist()
         return int(sum(times) // len(times))
 
     @cached_property

@@ -52,6 +52,6 @@ def report(
         learning_rate=update.learning_rate,
         skipped=not update.made,
         phase_seconds=phase_seconds,
-        provenance=forward.batch.provenance[: forward.batch.fresh_rows],
+        provenance=forward.batch.provenance,
     )
 
