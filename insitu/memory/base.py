@@ -121,6 +121,11 @@ class Memory(ABC):
         return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
     @property
+    def generator(self) -> torch.Generator:
+        """Of all its draws; its owner may draw from it too, for what it does to the samples."""
+        return self._generator
+
+    @property
     def provenance(self) -> Tensor:
         """(len, len(Column)) int64 on the CPU: where each sample is from."""
         return self._store.provenance[: self._length]
