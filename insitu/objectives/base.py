@@ -86,8 +86,14 @@ class Objective(ABC):
         """What the model is fed: (rows, *input_shape), float32."""
         return self.real(batch, self.input_field)
 
+    @property
+    def predicted_shape(self) -> tuple[int, ...]:
+        """The shape of what `predict` gives, without rows: other than `output_shape`, which is
+        the model's, where `network` or `predict` add to it."""
+        return self.output_shape
+
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The model's outputs for the batch: (rows, *output_shape)."""
+        """The network's outputs for the batch: (rows, *predicted_shape)."""
         outputs: Tensor = model(self.inputs(batch))
         return outputs
 
@@ -131,6 +137,16 @@ class Objective(ABC):
                 remedy="resume with the objective that the checkpoint was written with",
             )
 
+    def fitting(self, key: str, saved: Tensor, own: Tensor) -> Tensor:
+        """A copy of a saved tensor on the device of our own; another shape is refused by name."""
+        if saved.shape != own.shape:
+            raise OperatorError(
+                f"the state of objective {type(self).__name__} has {key} of {list(saved.shape)}",
+                allowed=f"{list(own.shape)}",
+                remedy="resume with the options that the checkpoint was written with",
+            )
+        return saved.detach().to(device=own.device, dtype=own.dtype, copy=True)
+
     @abstractmethod
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The loss of every sample: (rows,), float32, differentiable."""
@@ -146,10 +162,10 @@ class Objective(ABC):
 
     def checked(self, outputs: Tensor) -> Tensor:
         """The outputs as float32; a model that gives another shape is the operator's fault."""
-        if tuple(outputs.shape[1:]) != self.output_shape:
+        if tuple(outputs.shape[1:]) != self.predicted_shape:
             raise OperatorError(
                 f"the model gives outputs of shape {list(outputs.shape[1:])} per sample",
-                allowed=f"{list(self.output_shape)}",
+                allowed=f"{list(self.predicted_shape)}",
                 consequence="broadcasting them would train something else, so the step is refused",
                 remedy="let your model factory use its output_shape",
             )

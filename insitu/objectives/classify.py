@@ -11,85 +11,86 @@ from torch import Tensor
 from torch.nn import functional
 
 from insitu.batch import Batch
-from insitu.objectives.base import Headline, Objective
-from insitu.objectives.schema_checks import label_field, real_field
+from insitu.objectives.labelled import UNLABELLED, Classes, Input, Labelled, Target, Unlabelled
 from insitu.schema import Schema
 
+LabelSmoothing = Annotated[
+    float,
+    Field(
+        ge=0.0,
+        lt=1.0,
+        description="share of the target's mass that is spread over all classes evenly",
+        json_schema_extra={"unit": "ratio"},
+    ),
+]
 
-class Classify(Objective):
+
+class Classify(Labelled):
     """Cross entropy between the model's logits and integer labels.
 
     The model gives one logit a class. Labels are 0 .. classes - 1; others are refused at the
-    door by `label_range`, never here (looking would stop the device).
+    door by `label_range`, never here (looking would stop the device). With `unlabelled` a label
+    of -1 says that the row has none: its loss is 0, and the others are scaled by rows / labelled
+    rows, so that the mean over a batch is that over its labelled rows. It may still be replayed
+    and distilled, and gives gradients where a strategy draws its label from the model.
 
-    Scores: `accuracy`, the share of rows whose largest logit is the label's, in [0, 1].
+    Scores: `accuracy`, the share of (labelled) rows whose largest logit is the label's, in [0, 1].
+
+    Strategies: works with all of them. Rows are independent of one another, up to that common
+    factor; the loss is a log likelihood.
 
     Example:
         >>> schema = Schema.of({"x": ("uint8", (1, 8, 8)), "y": ("int64", ())})
         >>> objective = Classify(schema, classes=10)
         >>> objective.input_shape, objective.output_shape, objective.label_range
         ((1, 8, 8), (10,), {'y': (0, 9)})
+        >>> objective = Classify(schema, classes=10, unlabelled=True)
+        >>> batch = Batch.of({"x": torch.zeros(2, 1, 8, 8), "y": torch.tensor([3, -1])})
+        >>> objective.losses(torch.zeros(2, 10), batch)
+        tensor([4.6052, 0.0000])
     """
 
-    headline = Headline("accuracy", higher_is_better=True)
     is_likelihood = True
 
     def __init__(
         self,
         schema: Schema,
         *,
-        input: Annotated[str, Field(description="field that the model is fed")] = "x",
-        target: Annotated[str, Field(description="field with the integer label")] = "y",
-        classes: Annotated[
-            int, Field(ge=2, description="number of classes", json_schema_extra={"unit": "classes"})
-        ],
-        label_smoothing: Annotated[
-            float,
-            Field(
-                ge=0.0,
-                lt=1.0,
-                description="share of the target's mass that is spread over all classes evenly",
-                json_schema_extra={"unit": "ratio"},
-            ),
-        ] = 0.0,
+        input: Input = "x",
+        target: Target = "y",
+        classes: Classes,
+        label_smoothing: LabelSmoothing = 0.0,
+        unlabelled: Unlabelled = False,
     ) -> None:
-        source = real_field(schema, "classify", "input", input)
-        label_field(schema, "classify", "target", target)
         super().__init__(
-            input_field=input,
-            input_shape=source.shape,
+            schema,
+            "classify",
+            input=input,
+            target=target,
+            labels=classes,
             output_shape=(classes,),
-            statistics_of={input: input},
-            label_range={target: (0, classes - 1)},
+            unlabelled=unlabelled,
         )
-        self.target_field = target
         self.label_smoothing = label_smoothing
 
-    def labels(self, batch: Batch) -> Tensor:
-        """(rows,) int64."""
-        labels = batch.fields[self.target_field]
-        return labels.reshape(labels.shape[0]).to(torch.int64)
-
     def drawn_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Batch:
-        shares = self.checked(outputs).detach().softmax(dim=1).cpu()
-        drawn = torch.multinomial(shares, 1, generator=generator)
-        like = batch.fields[self.target_field]
-        return batch.with_fields(
-            {**batch.fields, self.target_field: drawn.reshape(like.shape).to(like)}
-        )
+        return self.drawn_labels(self.checked(outputs), batch, generator)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return functional.cross_entropy(
+        labels = self.labels(batch)
+        losses = functional.cross_entropy(
             self.checked(outputs),
-            self.labels(batch),
+            labels,
             reduction="none",
+            ignore_index=UNLABELLED,
             label_smoothing=self.label_smoothing,
         )
+        return self.over_labelled(losses, labels)
 
     @torch.no_grad()
     def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        hits = self.checked(outputs).argmax(dim=1) == self.labels(batch)
-        return {"accuracy": hits.to(torch.float32).mean()}
+        labels = self.labels(batch)
+        return {"accuracy": self.share_of(self.checked(outputs).argmax(dim=1) == labels, labels)}
 
 
 COMPONENT = Classify
