@@ -27,7 +27,7 @@ class StepReport:
         replayed_samples: rows trained from memory, of all updates of the step.
         losses: (rows,) loss per sample before the first update, fresh rows first.
         penalties: strategy name -> its penalty, as added to the loss.
-        score: makes `scores`.
+        score: makes `scores`; given numbers of fresh rows, the scores of these alone.
         gradient_norm: L2 norm over all gradients before clipping; None when not taken.
         learning_rate: of the first parameter group, in force during this step.
         skipped: the loss or the gradient was not finite and no update was made.
@@ -40,7 +40,7 @@ class StepReport:
     replayed_samples: int
     losses: Tensor
     penalties: Mapping[str, Tensor]
-    score: Callable[[], Mapping[str, Tensor]]
+    score: Callable[..., Mapping[str, Tensor]]
     gradient_norm: Tensor | None
     learning_rate: float
     skipped: bool = False
@@ -83,3 +83,7 @@ class StepReport:
         the newest report and not at an old one.
         """
         return self.score() if self.fresh_samples else {}
+
+    def scores_of(self, rows: Tensor) -> Mapping[str, Tensor]:
+        """The scores of some fresh rows alone, by their numbers (int64, on the CPU)."""
+        return self.score(rows)

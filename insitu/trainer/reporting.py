@@ -18,7 +18,7 @@ class Forward:
     batch: Batch
     outputs: Tensor
     losses: Tensor
-    score: Callable[[], Mapping[str, Tensor]]
+    score: Callable[..., Mapping[str, Tensor]]
 
 
 @dataclass(slots=True)

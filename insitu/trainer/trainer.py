@@ -313,8 +313,12 @@ class Trainer:
         losses = self.objective.losses(outputs, batch)
         detached = outputs.detach()
 
-        def score() -> Mapping[str, Tensor]:
-            return self.objective.scores(detached[: batch.fresh_rows], batch.fresh())
+        def score(rows: Tensor | None = None) -> Mapping[str, Tensor]:
+            fresh, fresh_outputs = batch.fresh(), detached[: batch.fresh_rows]
+            if rows is None:
+                return self.objective.scores(fresh_outputs, fresh)
+            chosen = fresh.select(rows, len(rows))
+            return self.objective.scores(fresh_outputs[rows.to(detached.device)], chosen)
 
         return Forward(batch, outputs, losses, score)
 
