@@ -23,7 +23,7 @@ def _batch(labels: list[int], start: int = 0, task: int = 0) -> Batch:
     return batch
 
 
-def _memory(capacity: int, seed: int = 0, **options: str | int | None) -> ClassBalanced:
+def _memory(capacity: int, seed: int = 0, **options: str | int) -> ClassBalanced:
     return ClassBalanced(capacity, _CPU, torch.Generator().manual_seed(seed), **options)  # type: ignore[arg-type]
 
 
@@ -92,13 +92,6 @@ def test_within_a_class_every_sample_is_kept_alike() -> None:
         memory.add(_batch([0] * 20))
         counts.update(memory.provenance[:, Column.ROW].tolist())
     assert chisquare([counts[number] for number in range(20)]).pvalue > 1e-4
-
-
-def test_without_a_label_the_tasks_are_balanced() -> None:
-    memory = _memory(12, label=None)
-    for task, rows in enumerate([100, 10, 4]):
-        memory.add(_batch([0] * rows, task=task))
-    assert memory.composition() == {0: 4, 1: 4, 2: 4}
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int16, torch.uint16, torch.int64])

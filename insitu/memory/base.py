@@ -2,7 +2,13 @@
 
 A memory has one writer and belongs to one strategy. A policy is one file that decides, for the
 rows of a batch in their order, which slots they take (`_place`); keeping, sampling, provenance
-and state are the same for all. Bookkeeping is on the CPU, data on the device of the model.
+and state are the same for all. Bookkeeping is on the CPU; data is on the device of the model, or
+where `keep_in` says.
+
+In a step the owner draws with `sample` (or with `draw`, `read` and `give_back`, where it looks at
+more than it trains), after the update it tells the losses of what it drew with `update_losses`,
+then it offers the fresh rows with `add`. Between these calls the slots of `last_sampled` hold what
+was drawn.
 
 State dicts hold views of the live tensors, as those of modules do: copy before the next step.
 """
@@ -18,7 +24,8 @@ import torch
 from torch import Tensor
 
 from insitu.batch import Batch, Column, SampleFlag
-from insitu.errors import OperatorError
+from insitu.errors import InternalError, OperatorError
+from insitu.memory.composition import Composition, counted, quantiles
 from insitu.memory.store import SampleStore
 from insitu.sampling import Indices, distinct, uniform
 
@@ -44,6 +51,19 @@ class Memory(ABC):
         self._generator = generator
         self._length = 0
         self._newest_row = np.zeros(capacity_samples, np.int64)
+        #: samples that were offered so far, those that may never be remembered not counted
+        self.offered_samples = 0
+        #: the slots of the newest `sample` or `give_back`, in the order of its rows
+        self.last_sampled: Indices = np.zeros(0, np.int64)
+
+    def keep_in(self, store: SampleStore) -> None:
+        """Keep samples in this store; before the first sample."""
+        if self._length or store.capacity_samples != self.capacity_samples:
+            raise InternalError(
+                f"a memory with {self._length} of {self.capacity_samples} samples was to be moved "
+                f"into a store of {store.capacity_samples}"
+            )
+        self._store = store
 
     def __len__(self) -> int:
         return self._length
@@ -56,13 +76,12 @@ class Memory(ABC):
         of an earlier one.
         """
 
-    @abstractmethod
     def _policy_state(self) -> dict[str, Any]:
         """What the policy knows besides the samples."""
+        return {}
 
-    @abstractmethod
-    def _load_policy_state(self, state: Mapping[str, Any]) -> None:
-        """Take it over; called when the samples are there."""
+    def _load_policy_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take it over; its keys are ours, and the samples are there."""
 
     def add(self, batch: Batch, losses: Tensor | None = None) -> None:
         """Offer the rows of a batch, in order; those flagged NO_REPLAY or EVALUATE are left out.
@@ -73,31 +92,69 @@ class Memory(ABC):
         rows = self._rows_to_offer(batch)
         if len(rows) == 0:
             return
-        slots, rows = self._place(batch, rows)
-        count = len(slots)
-        if count == 0:
-            return
-        end = self._length + count
+        slots, kept = self._place(batch, rows)
+        self.offered_samples += len(rows)
+        if len(slots):
+            self._remember(batch, slots, kept, losses)
+
+    def _remember(self, batch: Batch, slots: Indices, rows: Indices, losses: Tensor | None) -> None:
+        end = self._length + len(slots)
         if slots[0] == self._length and slots[-1] == end - 1:
             # a new slot is the next number, so these are all new and in order: plain copies
-            whole = slice(0, count) if count == batch.rows else rows
-            self._store.write(slice(self._length, end), batch, whole, losses)
+            whole = slice(0, len(slots)) if len(slots) == batch.rows else rows
+            new = slice(self._length, end)
+            self._store.write(new, batch, whole, losses, self.offered_samples)
             self._length = end
-            return
-        slots, rows = self._last_of_each_slot(slots, rows)
-        self._store.write(slots, batch, rows, losses)
-        if self._length < self.capacity_samples:
-            self._length = max(self._length, int(slots.max()) + 1)
+        else:
+            slots, rows = self._last_of_each_slot(slots, rows)
+            self._store.write(slots, batch, rows, losses, self.offered_samples)
+            if self._length < self.capacity_samples:
+                self._length = max(self._length, int(slots.max()) + 1)
+        self._remembered(slots, rows, losses)
+
+    def _remembered(self, slots: Indices, rows: Indices, losses: Tensor | None) -> None:  # noqa: B027
+        """Rows of the batch are now in these slots; `losses` are those of the whole batch."""
 
     def sample(self, count: int) -> Batch | None:
         """`count` remembered samples, every one equally likely; None when there are none.
 
         All different, unless more are asked for than there are: then with repetition.
         """
+        slots = self.draw(count)
+        return self.give_back(slots) if len(slots) else None
+
+    def draw(self, count: int) -> Indices:
+        """The slots of `count` samples, drawn as `sample` does; none when there are none."""
         if count < 1 or self._length == 0:
-            return None
-        draw = distinct if count <= self._length else uniform
-        return self._store.read(draw(self._length, count, self._generator))
+            return np.zeros(0, np.int64)
+        choose = distinct if count <= self._length else uniform
+        return choose(self._length, count, self._generator)
+
+    def read(self, slots: Indices) -> Batch:
+        """The samples of some slots, copied: to look at, not counted as replayed."""
+        return self._store.read(slots)
+
+    def give_back(self, slots: Indices) -> Batch:
+        """The samples of some slots, copied: to train on, counted as replayed."""
+        self._store.count_replayed(slots)
+        self.last_sampled = slots
+        return self._store.read(slots)
+
+    def update_losses(self, slots: Indices, losses: Tensor) -> None:
+        """Samples in memory were seen again; for policies that go by what samples cost.
+
+        Args:
+            slots: which, usually `last_sampled`.
+            losses: (len(slots),) loss per sample. Of a slot that is named twice any one counts.
+        """
+        if len(slots) != len(losses):
+            raise InternalError(f"{len(losses)} losses came for {len(slots)} remembered samples")
+        if len(slots):
+            self._store.write_losses(slots, losses)
+            self._losses_told(slots, losses)
+
+    def _losses_told(self, slots: Indices, losses: Tensor) -> None:  # noqa: B027
+        """What `update_losses` has written into the store."""
 
     def _rows_to_offer(self, batch: Batch) -> Indices:
         """Numbers of the rows that may be remembered."""
@@ -116,9 +173,27 @@ class Memory(ABC):
 
     def composition(self) -> Mapping[int, int]:
         """Remembered samples by index of their task."""
-        tasks = self._store.provenance[: self._length, Column.TASK]
-        numbers, counts = torch.unique(tasks, return_counts=True)
-        return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+        return counted(self.provenance[:, Column.TASK].numpy())
+
+    def contents(self, now_ns: int) -> Composition:
+        """What is in it by task, class, producer and age; for reports, not for the step.
+
+        Args:
+            now_ns: the wall clock, nanoseconds since 1970.
+        """
+        columns = self.provenance.numpy()
+        produced_at, told_after = columns[:, Column.PRODUCED_AT_NS], self._store.offered_before
+        classes = self._store.classes[: len(columns)].cpu().numpy()
+        return Composition(
+            samples=len(columns),
+            by_task=counted(columns[:, Column.TASK]),
+            by_producer=counted(columns[:, Column.PRODUCER]),
+            by_class=counted(classes) if self._store.has_classes else None,
+            age_seconds=quantiles((now_ns - produced_at) / 1e9),
+            age_samples=quantiles(
+                (self.offered_samples - told_after[: len(columns)].numpy()).astype(np.float64)
+            ),
+        )
 
     @property
     def generator(self) -> torch.Generator:
@@ -137,7 +212,7 @@ class Memory(ABC):
 
     @property
     def last_loss(self) -> Tensor:
-        """(len,) float32 on the device: each sample's loss when it was added, NaN if unknown."""
+        """(len,) float32 on the device: each sample's loss when last seen, NaN if unknown."""
         return self._store.last_loss[: self._length]
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,6 +220,7 @@ class Memory(ABC):
             "policy": {type(self).__name__: self._policy_state()},
             "samples": self._store.state_dict(self._length),
             "generator": self._generator.get_state(),
+            "offered_samples": self.offered_samples,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -153,9 +229,11 @@ class Memory(ABC):
         Raises:
             OperatorError: it is of another kind of memory, or too large.
         """
-        if set(state) != {"policy", "samples", "generator"}:
+        wanted = {"generator", "offered_samples", "policy", "samples"}
+        if set(state) != wanted:
             raise OperatorError(
-                f"the saved memory has {sorted(state)}", allowed="generator, policy, samples"
+                f"the saved memory has {', '.join(sorted(state))}",
+                allowed=", ".join(sorted(wanted)),
             )
         name = type(self).__name__
         if set(state["policy"]) != {name}:
@@ -165,6 +243,14 @@ class Memory(ABC):
                 consequence="it cannot be resumed",
                 remedy="resume with the configuration that it was saved with",
             )
+        policy = state["policy"][name]
+        if set(policy) != set(self._policy_state()):
+            raise OperatorError(
+                f"the saved {name} memory has {', '.join(sorted(policy)) or 'nothing'}",
+                allowed=", ".join(sorted(self._policy_state())) or "nothing",
+            )
         self._length = self._store.load_state_dict(state["samples"])
-        self._load_policy_state(state["policy"][name])
+        self.offered_samples = int(state["offered_samples"])
+        self.last_sampled = np.zeros(0, np.int64)
+        self._load_policy_state(policy)
         self._generator.set_state(state["generator"].cpu())

@@ -11,14 +11,10 @@ one slot the last stays, so the outcome has exactly the distribution of one row 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 
 from insitu.batch import Batch
-from insitu.errors import OperatorError
 from insitu.memory.base import Memory
 from insitu.sampling import Indices
 
@@ -33,16 +29,8 @@ class Reservoir(Memory):
         (2, 3)
     """
 
-    def __init__(
-        self, capacity_samples: int, device: torch.device, generator: torch.Generator
-    ) -> None:
-        super().__init__(capacity_samples, device, generator)
-        #: samples that were offered so far
-        self.offered = 0
-
     def _place(self, batch: Batch, rows: Indices) -> tuple[Indices, Indices]:
-        begin, count = self.offered, len(rows)
-        self.offered += count
+        begin, count = self.offered_samples, len(rows)
         draws = torch.rand(count, dtype=torch.float64, generator=self._generator).numpy()
         number = np.arange(begin + 1, begin + count + 1)
         free = self.capacity_samples - begin
@@ -53,14 +41,6 @@ class Reservoir(Memory):
             slots[:free] = number[:free] - 1
         kept = (slots < self.capacity_samples).nonzero()[0]
         return slots[kept].astype(np.int64), rows[kept]
-
-    def _policy_state(self) -> dict[str, Any]:
-        return {"offered": self.offered}
-
-    def _load_policy_state(self, state: Mapping[str, Any]) -> None:
-        if set(state) != {"offered"}:
-            raise OperatorError(f"the saved reservoir has {sorted(state)}", allowed="offered")
-        self.offered = int(state["offered"])
 
 
 COMPONENT = Reservoir

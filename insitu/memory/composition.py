@@ -1,0 +1,67 @@
+"""What is in a memory, told by task, class, producer and age.
+
+Counted when somebody asks, from the columns that are kept anyway: nothing of it costs a step. The
+reader may be another thread than the writer; then a count may mix two neighbouring moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+#: which ages are told: the youngest, quarters, the oldest
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Samples of a memory at one moment.
+
+    Args:
+        samples: how many.
+        by_task, by_producer: index -> samples.
+        by_class: class -> samples; None where classes are not known.
+        age_seconds: quantile -> seconds since the producer pushed, for `QUANTILES`; empty without
+            samples.
+        age_samples: quantile -> samples offered to the memory since.
+    """
+
+    samples: int
+    by_task: Mapping[int, int]
+    by_producer: Mapping[int, int]
+    by_class: Mapping[int, int] | None
+    age_seconds: Mapping[float, float]
+    age_samples: Mapping[float, float]
+
+
+def counted(numbers: npt.NDArray[np.int64]) -> dict[int, int]:
+    """Number -> how often it is there.
+
+    Example:
+        >>> counted(np.array([3, 0, 3]))
+        {0: 1, 3: 2}
+    """
+    if len(numbers) == 0:
+        return {}
+    if numbers.min() >= 0 and numbers.max() <= max(1024, len(numbers)):  # no sort needed
+        counts = np.bincount(numbers)
+        present = np.flatnonzero(counts)
+        return dict(zip(present.tolist(), counts[present].tolist(), strict=True))
+    present, counts = np.unique(numbers, return_counts=True)
+    return dict(zip(present.tolist(), counts.tolist(), strict=True))
+
+
+def quantiles(ages: npt.NDArray[np.float64]) -> dict[float, float]:
+    """The nearest of the ages to each of `QUANTILES`; empty without any.
+
+    Example:
+        >>> quantiles(np.array([4.0, 1.0, 2.0]))[0.5]
+        2.0
+    """
+    if len(ages) == 0:
+        return {}
+    found = np.quantile(ages, QUANTILES, method="nearest")
+    return dict(zip(QUANTILES, found.tolist(), strict=True))
