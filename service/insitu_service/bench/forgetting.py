@@ -1,0 +1,261 @@
+"""Forgetting: continual-learning methods on one stream, as a table, JSON, CSV and pictures.
+
+Every method sees the same stream once, with the same network, memory and batches; see
+`insitu/docs/forgetting.md`. `--strategies` takes names, `A+B` for both together, `naive` for none,
+`joint` for all data shuffled, and YAML files with whole configurations of strategies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from insitu.config.document import parse
+from insitu.errors import InsituError, OperatorError
+from insitu_producers.sources.catalogue import open_stream, stream_names
+from insitu_producers.sources.feed import need_extra
+from insitu_producers.sources.options import read_words
+from insitu_producers.sources.task_stream import TaskStream
+from insitu_service.bench.forgetting_result import (
+    FIGURES,
+    RunResult,
+    Spread,
+    by_variant,
+    summary,
+)
+from insitu_service.bench.forgetting_run import run_here
+from insitu_service.bench.forgetting_setup import Setup
+from insitu_service.bench.forgetting_variants import Variant, read_variants
+
+Runner = Callable[[Setup, Variant, TaskStream, int], RunResult]
+
+
+def run_all(
+    setup: Setup,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    runner: Runner,
+    *,
+    runs_directory: Path | None = None,
+    tell: Callable[[str], None] = print,
+) -> list[RunResult]:
+    """Every variant on every seed.
+
+    Args:
+        runs_directory: where each run is kept when it is done, and taken from when it was done
+            before with the same setup; None: nowhere.
+        tell: called with a line about each run.
+    """
+    results = []
+    for seed in seeds:
+        stream = open_stream(setup.stream, seed=seed, options=setup.stream_options)
+        for variant in variants:
+            path = None
+            if runs_directory is not None:
+                path = runs_directory / f"{_fingerprint(setup, variant, runner)}-{seed}.json"
+            if path is not None and path.is_file():
+                run, how = RunResult.load(path), "done before"
+            else:
+                run = runner(setup, variant, stream, seed)
+                how = f"{run.seconds:.1f} s, {run.steps} steps"
+                if path is not None:
+                    run.save(path)
+            results.append(run)
+            average = run.figures()["average"]
+            tell(f"{variant.name}, seed {seed}: {run.metric} {average:.4g} ({how})")
+    order = [variant.name for variant in variants]
+    return sorted(results, key=lambda run: (order.index(run.variant), run.seed))
+
+
+def _fingerprint(setup: Setup, variant: Variant, runner: Runner) -> str:
+    """A name for a run that changes with whatever its outcome depends on."""
+    told = json.dumps(
+        [asdict(setup), asdict(variant), runner.__name__], sort_keys=True, default=str
+    )
+    name = "".join(c if c.isalnum() or c in "+_-" else "_" for c in variant.name)
+    return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+
+
+def table(runs: Sequence[RunResult], title: str) -> Table:
+    """Mean and standard deviation over seeds, a row a variant."""
+    shown = Table(title=f"{title}: {runs[0].metric}", title_justify="left")
+    shown.add_column("strategies", no_wrap=True)
+    for figure in FIGURES.values():
+        shown.add_column(figure.title, justify="right", no_wrap=True)
+    shown.add_column("seconds", justify="right", no_wrap=True)
+    for name, group in by_variant(runs).items():
+        spreads = summary(group)
+        shown.add_row(name, *(text(spreads[key]) for key in (*FIGURES, "seconds")))
+    return shown
+
+
+def text(spread: Spread) -> str:
+    """A mean with its deviation.
+
+    Example:
+        >>> text(Spread(0.5, 0.125)), text(Spread(0.5, math.nan)), text(Spread(math.nan, math.nan))
+        ('0.500 ± 0.125', '0.500', '-')
+    """
+    if math.isnan(spread.mean):
+        return "-"
+    digits = 3 if abs(spread.mean) < 10 else 1
+    mean = f"{spread.mean:.{digits}f}"
+    return mean if math.isnan(spread.deviation) else f"{mean} ± {spread.deviation:.{digits}f}"
+
+
+def save(runs: Sequence[RunResult], setup: Setup, directory: Path) -> None:
+    """results.json, results.csv, and three pictures."""
+    plain = {
+        "setup": asdict(setup),
+        "figures": {name: figure.meaning for name, figure in FIGURES.items()},
+        "summary": {
+            name: {key: [_plain(s.mean), _plain(s.deviation)] for key, s in summary(group).items()}
+            for name, group in by_variant(runs).items()
+        },
+        "runs": [asdict(run) for run in runs],
+    }
+    (directory / "results.json").write_text(json.dumps(plain, indent=1, default=str) + "\n")
+    with (directory / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["strategies", "seed", "metric", *FIGURES, "samples", "steps", "seconds"])
+        for run in runs:
+            figures = [_plain(value) for value in run.figures().values()]
+            row = [run.variant, run.seed, run.metric, *figures, run.samples, run.steps, run.seconds]
+            writer.writerow(row)
+    try:
+        from insitu_service.bench import forgetting_plots as plots
+    except ImportError as error:
+        print(need_extra("pictures", "demo", error), file=sys.stderr)
+        return
+    groups = by_variant(runs)
+    plots.save_curves(groups, directory / "curves.png")
+    plots.save_matrices(groups, directory / "matrices.png")
+    plots.save_bars(groups, directory / "bars.png")
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="insitu bench forgetting",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--stream", default="digits/class_incremental", help="SET/SCENARIO or a source; see --list")
+    add("--stream-option", action="append", default=[], metavar="NAME=VALUE", help="of the stream")
+    add("--data", default="", help="where the files of an image set lie")
+    add("--cache", default="", help="directory that decoded images are kept in")
+    add("--strategies", default="naive,replay,joint", help="A,B+C,FILE.yaml")
+    add("--seeds", type=int, default=5, help="runs of each, seeds 0, 1, ...")
+    add("--memory", type=int, default=100, help="samples that a strategy may remember")
+    add("--memory-policy", default="reservoir", help="which ones")
+    add("--batch", type=int, default=10, help="fresh samples of a step")
+    add("--replayed", type=int, default=None, help="remembered samples of a step; else as --batch")
+    add("--updates", type=int, default=1, help="updates on every batch")
+    add("--optimizer", default="", help="a class of torch.optim; else SGD, or Adam without classes")
+    add("--lr", type=float, default=None, help="learning rate; else 0.05, or 0.001 without classes")
+    add("--model", default="", help="a model by name; else what fits the stream")
+    add("--model-option", action="append", default=[], metavar="NAME=VALUE", help="of the model")
+    add("--option", action="append", default=[], metavar="STRATEGY.NAME=VALUE", help="of one")
+    add("--set", action="append", default=[], metavar="SETTING=VALUE", help="as of insitu serve")
+    add("--evaluate-every", type=int, default=None, help="steps between measurements in a task")
+    add("--threads", type=int, default=None, help="of torch; 1 for figures to compare")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    add("--through-service", action="store_true", help="real services and producers")
+    add("--output", type=Path, default=Path("forgetting"), help="directory for all that is found")
+    add("--resume", action="store_true", help="keep runs in the output, and take those done before")
+    add("--list", action="store_true", help="name the streams and end")
+    return made
+
+
+def setup_of(arguments: argparse.Namespace) -> Setup:
+    """The setup that a command line tells.
+
+    Raises:
+        OperatorError: an option is no NAME=VALUE.
+    """
+    stream_options = read_words(arguments.stream_option)
+    for name in ("data", "cache"):
+        if getattr(arguments, name):
+            stream_options[name] = getattr(arguments, name)
+    options: dict[str, dict[str, Any]] = {}
+    for name, value in read_words(arguments.option).items():
+        strategy, dot, option = name.partition(".")
+        if not dot:
+            raise OperatorError(f"--option {name}", allowed="STRATEGY.NAME=VALUE")
+        options.setdefault(strategy, {})[option] = parse(value, "--option").data
+    same = ("memory", "memory_policy", "batch", "replayed", "updates", "optimizer", "lr", "model")
+    rest = ("evaluate_every", "threads", "device")
+    return Setup(
+        stream=arguments.stream,
+        stream_options=stream_options,
+        model_options=_as_yaml(read_words(arguments.model_option)),
+        options=options,
+        settings=tuple(arguments.set),
+        **{name: getattr(arguments, name) for name in (*same, *rest)},
+    )
+
+
+def _as_yaml(words: Mapping[str, str]) -> dict[str, Any]:
+    return {name: parse(word, "--model-option").data for name, word in words.items()}
+
+
+def main(argv: list[str]) -> int:
+    """Run, print the table, write the files; 2 when something in the command line is wrong."""
+    arguments = parser().parse_args(argv)
+    if arguments.list:
+        print("\n".join(stream_names()))
+        return 0
+    console, began = Console(), time.monotonic()
+    runner: Runner = run_here
+    if arguments.through_service:
+        from insitu_service.bench.forgetting_service import run_through_service as runner
+    try:
+        setup = setup_of(arguments)
+        variants = read_variants(arguments.strategies)
+        if arguments.seeds < 1:
+            raise OperatorError(f"--seeds is {arguments.seeds}", allowed="1 or more")
+        runs_directory = arguments.output / "runs" if arguments.resume else None
+        (runs_directory or arguments.output).mkdir(parents=True, exist_ok=True)
+
+        def tell(line: str) -> None:
+            console.print(line, highlight=False, soft_wrap=True)
+
+        runs = run_all(
+            setup,
+            variants,
+            range(arguments.seeds),
+            runner,
+            runs_directory=runs_directory,
+            tell=tell,
+        )
+        save(runs, setup, arguments.output)
+    except ImportError as error:
+        print(need_extra("this stream", "demo", error), file=sys.stderr)
+        return 2
+    except InsituError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    shown = table(runs, f"{setup.stream}, {arguments.seeds} seeds")
+    # whole, also where standard output is a file
+    console.print(shown, width=max(console.width, console.measure(shown).maximum))
+    tell(f"{time.monotonic() - began:.0f} s; all figures and pictures: {arguments.output}")
+    return 0

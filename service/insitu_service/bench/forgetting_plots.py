@@ -1,0 +1,139 @@
+"""The pictures of `insitu bench forgetting`: curves, matrices as heat maps, bars with spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from insitu_service.bench.forgetting_result import FIGURES, RunResult, summary
+from insitu_service.demo.figure import COLOURS, MARKERS
+
+Groups = Mapping[str, Sequence[RunResult]]
+
+
+def save_curves(groups: Groups, path: Path) -> None:
+    """A panel a variant: the result on every task over the samples trained, mean and spread."""
+    figure, panels = _panels(len(groups))
+    limits = _limits(groups)
+    for axes, (name, runs) in zip(panels, groups.items(), strict=False):
+        for index, task in enumerate(runs[0].tasks):
+            _curve(axes, task, index, runs)
+        axes.set_title(name, fontsize=10)
+        axes.set_ylim(*limits)
+        axes.set_xlabel("samples trained")
+        axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    panels[0].set_ylabel(_label(runs[0]))
+    if len(runs[0].tasks) <= 12:
+        panels[0].legend(fontsize=7, frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def _curve(axes: Axes, task: str, index: int, runs: Sequence[RunResult]) -> None:
+    """One task; only moments that all seeds have in common make a mean."""
+    by_seed = [
+        {moment.samples: moment.results[task] for moment in run.curve if task in moment.results}
+        for run in runs
+    ]
+    places = sorted(set.intersection(*(set(each) for each in by_seed)))
+    if not places:
+        return
+    values = np.array([[each[place] for place in places] for each in by_seed])
+    mean, colour = values.mean(axis=0), COLOURS[index % len(COLOURS)]
+    marker = MARKERS[index % len(MARKERS)] if len(places) <= 30 else ""
+    axes.plot(places, mean, color=colour, marker=marker, markersize=4, linewidth=1.6, label=task)
+    if len(runs) > 1:
+        deviation = values.std(axis=0, ddof=1)
+        axes.fill_between(places, mean - deviation, mean + deviation, color=colour, alpha=0.15)
+
+
+def save_matrices(groups: Groups, path: Path) -> None:
+    """A panel a variant: result by task that ended (down) and task measured (across), mean."""
+    figure, panels = _panels(len(groups))
+    low, high = _limits(groups)
+    for axes, (name, runs) in zip(panels, groups.items(), strict=False):
+        values = mean_matrix(runs)
+        image = axes.imshow(values, vmin=low, vmax=high, cmap="viridis", aspect="auto")
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks(range(values.shape[1]), runs[0].tasks, rotation=45, fontsize=7)
+        axes.set_yticks(range(values.shape[0]), runs[0].ended, fontsize=7)
+        axes.set_xlabel("measured on")
+        if values.size <= 60:
+            _write_values(axes, values, (low + high) / 2)
+    panels[0].set_ylabel("after learning")
+    figure.colorbar(image, ax=list(panels), label=_label(runs[0]))
+    figure.savefig(path, dpi=130)
+
+
+def mean_matrix(runs: Sequence[RunResult]) -> np.ndarray:
+    """(rows, tasks) mean over seeds; NaN where nothing was measured."""
+    matrices = [
+        [[math.nan if value is None else value for value in row] for row in run.matrix]
+        for run in runs
+    ]
+    return np.asarray(np.mean(np.array(matrices, float), axis=0))
+
+
+def _write_values(axes: Axes, values: np.ndarray, middle: float) -> None:
+    for (row, column), value in np.ndenumerate(values):
+        if not math.isnan(value):
+            colour = "white" if value < middle else "black"
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour
+            )
+
+
+def save_bars(groups: Groups, path: Path) -> None:
+    """A panel a figure: the mean of every variant, with one standard deviation."""
+    figure, panels = _panels(len(FIGURES))
+    summaries = {name: summary(runs) for name, runs in groups.items()}
+    for axes, (key, told) in zip(panels, FIGURES.items(), strict=False):
+        spreads = [each[key] for each in summaries.values()]
+        axes.bar(
+            range(len(spreads)),
+            [spread.mean for spread in spreads],
+            yerr=[0.0 if math.isnan(s.deviation) else s.deviation for s in spreads],
+            capsize=4,
+            color=[COLOURS[index % len(COLOURS)] for index in range(len(spreads))],
+        )
+        axes.set_title(told.title, fontsize=10)
+        axes.set_xticks(range(len(spreads)), list(summaries), rotation=45, ha="right", fontsize=8)
+        axes.axhline(0.0, color="black", linewidth=0.8)
+        axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+        axes.set_axisbelow(True)
+    figure.savefig(path, dpi=130)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(3.8 * columns + 0.6, 3.3 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in panels[count:]:
+        spare.set_visible(False)
+    return figure, panels[:count]
+
+
+def _limits(groups: Groups) -> tuple[float, float]:
+    """Of all results: 0 to 1 for a share, else what there is, cut where a few run away."""
+    values = [
+        value
+        for runs in groups.values()
+        for run in runs
+        for moment in run.curve
+        for value in moment.results.values()
+        if math.isfinite(value)
+    ]
+    if not values or (min(values) >= 0 and max(values) <= 1):
+        return 0.0, 1.0
+    low, high = float(min(values)), float(np.quantile(values, 0.95))
+    return low, high if high > low else low + 1.0
+
+
+def _label(run: RunResult) -> str:
+    better = "higher" if run.higher_is_better else "lower"
+    return f"{run.metric.replace('_', ' ')}, held out ({better} is better)"

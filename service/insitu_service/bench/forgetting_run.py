@@ -1,0 +1,144 @@
+"""One run in this process: the service's own parts, fed directly instead of through sockets.
+
+Rows go into the stream buffer as the ingest thread would put them, and batches are drawn as the
+learner would; only sockets, threads and the door are missing. With the fixed pace a draw depends
+on the order of arrival alone, so a real service finds the same.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from insitu.batch import Batch, SampleFlag
+from insitu.config import check_config
+from insitu.evaluation import EvaluationMatrix, ProbeSets
+from insitu.stream.buffer import Draw
+from insitu.stream.stamp import Stamp, provenance
+from insitu.stream.transfer import Transfer
+from insitu.wire.rows import pack_rows
+from insitu_producers.sources.feed import Push
+from insitu_producers.sources.task_stream import TaskStream
+from insitu_service.bench.forgetting_result import Moment, RunResult
+from insitu_service.bench.forgetting_setup import Setup, configuration
+from insitu_service.bench.forgetting_variants import Variant
+from insitu_service.building import build_buffer, build_trainer, choose_device
+from insitu_service.examiner import Examiner
+from insitu_service.generators import part_generator
+from insitu_service.probe_inbox import Probe, ProbeInbox
+
+_PRODUCER = "bench"
+
+
+def run_here(setup: Setup, variant: Variant, stream: TaskStream, seed: int) -> RunResult:
+    """Learn the stream once and measure."""
+    return Run(setup, variant, stream, seed).result()
+
+
+class Run:
+    """The parts of one run and what it has found so far."""
+
+    def __init__(self, setup: Setup, variant: Variant, stream: TaskStream, seed: int) -> None:
+        self._variant, self._seed = variant, seed
+        self._stream = stream.joined(seed) if variant.joint else stream
+        config = check_config(configuration(setup, variant, stream, seed))
+        if config.trainer.threads is not None:
+            torch.set_num_threads(config.trainer.threads)
+        device = choose_device(config.trainer.device)
+        self._batch_size = config.trainer.batch_size
+        self._every = config.evaluation.every_steps
+        self._trainer = build_trainer(config, device)
+        self._buffer = build_buffer(config, device)
+        self._transfer = Transfer(self._buffer.schema, device)
+        self._inbox = ProbeInbox()
+        metric, higher_is_better = self._trainer.objective.headline
+        self._examiner = Examiner(
+            ProbeSets(config.evaluation.probe_samples_per_task, part_generator(seed, "probes")),
+            EvaluationMatrix(metric, higher_is_better=higher_is_better),
+            self._inbox,
+            self._buffer.task_index,
+            self._buffer.task_names,
+        )
+        self._rows = self._samples = 0
+        self._curve: list[Moment] = []
+        self._examined_seconds = 0.0
+
+    def result(self) -> RunResult:
+        """Run to the end."""
+        began = time.perf_counter()
+        for push in self._stream:
+            if push.evaluate:
+                self._keep_probe(push)
+            else:
+                self._take_in(push)
+                self._learn_what_is_there()
+        self._buffer.leave(_PRODUCER)
+        self._buffer.end()
+        self._learn_what_is_there()
+        seconds = time.perf_counter() - began - self._examined_seconds
+        picture = self._examiner.picture
+        return RunResult(
+            self._variant.name,
+            self._seed,
+            picture.metric,
+            picture.higher_is_better,
+            picture.tasks,
+            picture.ended,
+            picture.matrix,
+            tuple(self._curve),
+            self._samples,
+            self._trainer.steps,
+            seconds,
+        )
+
+    def _stamp(self, push: Push) -> Stamp:
+        flags = int(SampleFlag.EVALUATE) if push.evaluate else 0
+        stamp = Stamp(_PRODUCER, 1, 0, push.cursor, self._rows, task=push.task, flags=flags)
+        self._rows += push.rows
+        return stamp
+
+    def _keep_probe(self, push: Push) -> None:
+        fields = {name: torch.from_numpy(np.array(rows)) for name, rows in push.fields.items()}
+        columns = torch.from_numpy(provenance(self._stamp(push), push.rows))
+        self._buffer.task_index(push.task)
+        self._inbox.put(Probe(push.task, Batch(fields, columns, push.rows), _PRODUCER, 1))
+        self._examiner.take_in()
+
+    def _take_in(self, push: Push) -> None:
+        reservation = self._buffer.reserve(push.rows)
+        assert reservation is not None, "all that was there has been drawn"
+        schema = self._buffer.schema
+        packed = np.empty(push.rows * schema.row_bytes, np.uint8)
+        pack_rows(schema, push.fields, packed)
+        reservation.write(0, packed.data)
+        self._buffer.commit(reservation, self._stamp(push))
+
+    def _learn_what_is_there(self) -> None:
+        while (draw := self._buffer.draw(self._batch_size, 0.0)) is not None:
+            self._learn(draw)
+
+    def _learn(self, draw: Draw) -> None:
+        for visit in draw.ended_tasks:
+            self._trainer.end_task(visit.task)
+            self._examine(visit.task)
+        if draw.batch is None:
+            self._buffer.release(draw)
+            return
+        batch, _ = self._transfer(draw)
+        self._buffer.release(draw)
+        self._trainer.step(batch)
+        self._samples += batch.fresh_rows
+        if self._every is not None and self._trainer.steps % self._every == 0:
+            self._examine(None)
+
+    def _examine(self, ended_task: int | None) -> None:
+        began = time.perf_counter()
+        self._examiner.examine(self._trainer, ended_task)
+        newest = self._examiner.picture.newest or {}
+        moment = Moment(self._samples, dict(newest))
+        if self._curve and self._curve[-1].samples == self._samples:
+            self._curve.pop()  # the end of a task after a step that was measured anyhow
+        self._curve.append(moment)
+        self._examined_seconds += time.perf_counter() - began
