@@ -61,7 +61,11 @@ def test_only_fresh_rows_that_may_be_kept_are_remembered() -> None:
     batch.provenance[2:, Column.FLAGS] = SampleFlag.NO_REPLAY
     observe(replay, batch.joined(make_batch("classify", 5, seed=1)))
     assert len(replay.memory) == 2
-    assert replay.metrics() == {"memory_samples": 2.0, "times_replayed_mean": 0.0}
+    assert {name: float(value) for name, value in replay.metrics().items()} == {
+        "memory_samples": 2.0,
+        "times_replayed_mean": 0.0,
+        "replay_weight": 1.0,
+    }
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,24 +7,47 @@ Chaudhry et al., "On Tiny Episodic Memories in Continual Learning" (2019), algor
     memory <- update(memory, B_n)    observe: the memory's policy decides what stays
 
 Deviations: none in the algorithm. While the memory holds fewer samples than a step wants, all of
-it is drawn, not some of it twice.
+it is drawn, not some of it twice. With `mean_over: parts` the loss is the sum of both means, as
+other libraries have it; `replay_weight` is a factor of the replayed rows' losses, and with
+`weight_control` it follows the measured loss on memory (`insitu.strategies.replay_weight`). In each
+of `updates_per_batch` other rows are drawn; the fresh ones are remembered once, after the last.
+Next to another strategy that weighs rows, `parts` takes the rows of that one among the others.
+
+Costs: forward and backward passes over `samples_per_step` more rows in every update.
+
+Keeps: `memory.capacity_samples` raw samples.
+
+Use it when: samples may be kept. It is the baseline that is hard to beat, for every objective.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
-import torch
-from pydantic import Field
 from torch import Tensor
 
 from insitu.batch import Batch
 from insitu.memory.base import Memory
-from insitu.strategies.base import Observation, Strategy, check_state_keys
+from insitu.strategies.base import Observation, check_state_keys
+from insitu.strategies.rehearsal import (
+    Augment,
+    MeanOver,
+    Rehearsal,
+    ReplayWeight,
+    SamplesPerStep,
+    WarmUpSamples,
+)
+from insitu.strategies.replay_weight import (
+    ControlledWeight,
+    WeightControl,
+    WeightMost,
+    WeightRate,
+    WeightTarget,
+)
 
 
-class ExperienceReplay(Strategy):
+class ExperienceReplay(Rehearsal):
     """Mixes remembered samples into every batch.
 
     Args:
@@ -32,57 +55,60 @@ class ExperienceReplay(Strategy):
     """
 
     name = "replay"
+    figures: ClassVar[Mapping[str, str]] = {
+        **Rehearsal.figures,
+        "replay_weight": "factor of the replayed rows' losses",
+    }
 
     def __init__(
         self,
         memory: Memory,
         *,
-        samples_per_step: Annotated[
-            int,
-            Field(
-                ge=1,
-                description="remembered samples that are trained with every batch",
-                json_schema_extra={"unit": "samples"},
-            ),
-        ] = 32,
-        warm_up_samples: Annotated[
-            int,
-            Field(
-                ge=1,
-                description="replay starts when the memory holds this many",
-                json_schema_extra={"unit": "samples"},
-            ),
-        ] = 1,
+        samples_per_step: SamplesPerStep = 32,
+        warm_up_samples: WarmUpSamples = 1,
+        replay_weight: ReplayWeight = 1.0,
+        mean_over: MeanOver = "all",
+        weight_control: WeightControl = "fixed",
+        weight_target: WeightTarget = 1.0,
+        weight_rate: WeightRate = 0.01,
+        weight_most: WeightMost = 10.0,
+        augment: Augment = None,
     ) -> None:
-        self.memory = memory
-        self.samples_per_step = samples_per_step
-        self.warm_up_samples = warm_up_samples
+        super().__init__(
+            memory,
+            samples_per_step=samples_per_step,
+            warm_up_samples=warm_up_samples,
+            augment=augment,
+        )
+        self._mean_over = mean_over
+        self._is_fixed = weight_control == "fixed"
+        self._fixed_weight = replay_weight
+        self._weight = ControlledWeight(
+            replay_weight, weight_control, target=weight_target, rate=weight_rate, most=weight_most
+        )
+        self._is_plain = self._is_fixed and replay_weight == 1.0 and mean_over == "all"
 
-    def augment(self, batch: Batch) -> Batch:
-        if len(self.memory) < self.warm_up_samples:
-            return batch
-        remembered = self.memory.sample(min(self.samples_per_step, len(self.memory)))
-        return batch if remembered is None else batch.joined(remembered)
+    def losses(self, batch: Batch, outputs: Tensor, losses: Tensor) -> Tensor:
+        if self._is_plain or not self.has_own(len(losses)):
+            return losses
+        weight = self._fixed_weight if self._is_fixed else self._weight.on(losses.device)
+        return self.weighted(losses, weight, self._mean_over)
 
     def observe(self, observation: Observation) -> None:
-        if not observation.last:
-            return
-        fresh = observation.batch.fresh()
-        self.memory.add(fresh, observation.losses[: fresh.rows])
+        if not self._is_fixed and self.has_own(len(observation.losses)):
+            self._weight.follow(observation.losses, self.own)
+        super().observe(observation)
 
     def metrics(self) -> Mapping[str, Tensor | float]:
-        replayed = self.memory.times_replayed.to(torch.float64)
-        return {
-            "memory_samples": float(len(self.memory)),
-            "times_replayed_mean": replayed.mean() if len(replayed) else 0.0,
-        }
+        return {**super().metrics(), "replay_weight": self._weight.value}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict()}
+        return {**super().state_dict(), "weight": self._weight.value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        check_state_keys(self.name, state, {"memory": None})
-        self.memory.load_state_dict(state["memory"])
+        check_state_keys(self.name, state, {"memory": None, "weight": None})
+        super().load_state_dict({"memory": state["memory"]})
+        self._weight.value = state["weight"].to(self._weight.value.device, copy=True)
 
 
 COMPONENT = ExperienceReplay
