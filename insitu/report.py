@@ -9,12 +9,26 @@ from functools import cached_property
 from torch import Tensor
 
 from insitu.batch import Column
+from insitu.segments import EndedTask
 
 #: a plain integer, since indexing by an IntEnum is slow
 _PRODUCED_AT_NS = int(Column.PRODUCED_AT_NS)
 
 #: The phases of a step, in order; `wait` and `copy` are filled in by whoever feeds the trainer.
 PHASES = ("wait", "copy", "forward", "backward", "strategy", "optimizer")
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where detectors found that the stream had changed.
+
+    Args:
+        detectors: names of those that found it.
+        ended: the tasks that ended there.
+    """
+
+    detectors: tuple[str, ...]
+    ended: tuple[EndedTask, ...]
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class StepReport:
         skipped: the loss or the gradient was not finite and no update was made.
         phase_seconds: seconds by phase (a key of `PHASES`), by the host's clock.
         provenance: (rows, len(Column)) int64 on the CPU, see `insitu.batch`.
+        boundary: what detectors found after this step, or None.
     """
 
     step: int
@@ -46,6 +61,7 @@ class StepReport:
     skipped: bool = False
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
     provenance: Tensor | None = None
+    boundary: Boundary | None = None
 
     # What follows is computed when somebody first looks: few steps are looked at, and all pay.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from insitu.batch import Batch
-from insitu.report import StepReport
+from insitu.report import Boundary, StepReport
 
 
 @dataclass(slots=True)
@@ -33,7 +33,11 @@ class Update:
 
 
 def report(
-    update: Update, step: int, replayed_samples: int, phase_seconds: Mapping[str, float]
+    update: Update,
+    step: int,
+    replayed_samples: int,
+    phase_seconds: Mapping[str, float],
+    boundary: Boundary | None = None,
 ) -> StepReport:
     """The report of a step by its first update, see `StepReport`; tensors without the graph.
 
@@ -53,5 +57,6 @@ def report(
         skipped=not update.made,
         phase_seconds=phase_seconds,
         provenance=forward.batch.provenance,
+        boundary=boundary,
     )
 

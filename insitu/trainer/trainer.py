@@ -36,12 +36,14 @@ from torch import Tensor, nn
 
 from insitu.batch import Batch
 from insitu.criterion import Criterion, Precision
+from insitu.detection.watch import DriftWatch
 from insitu.errors import InternalError, OperatorError
 from insitu.evaluation import Evaluation, evaluation_mode
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
 from insitu.optimization import Schedule, load_optimizer_state, optimizer_state
-from insitu.report import StepReport
+from insitu.report import Boundary, StepReport
+from insitu.segments import EndedTask, Segments
 from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import state
 from insitu.trainer.gradients import clip, gradient_norm, witnesses
@@ -74,6 +76,8 @@ class Trainer:
         device: where the model is and batches go; by default the device of the parameters.
         updates_per_batch: updates on each batch of fresh rows, every one with remembered rows drawn
             anew; 1 or more.
+        watch: detectors of drift, or None. Where one declares a boundary, the tasks that had rows
+            since the last one end, and rows that follow count as new tasks, see `insitu.segments`.
 
     Raises:
         OperatorError: the model has no trainable parameter or is on another device.
@@ -107,6 +111,7 @@ class Trainer:
         non_finite: NonFinite = "skip",
         device: torch.device | str | None = None,
         updates_per_batch: int = 1,
+        watch: DriftWatch | None = None,
     ) -> None:
         self.model = model
         #: the plain module where `model` is a compiled wrapper, else the model itself
@@ -124,6 +129,9 @@ class Trainer:
         self.device = device_of(self.module, device)
         self.normaliser = None if normaliser is None else normaliser.to(self.device)
         self.criterion = Criterion(model, objective, self.normaliser, precision=precision)
+        self.watch = watch
+        #: from the producers' tasks to those that strategies know
+        self.segments = Segments()
         #: steps so far, the skipped ones among them
         self.steps = 0
         self.skipped_steps = 0
@@ -148,7 +156,8 @@ class Trainer:
         if batch.rows == 0:
             raise InternalError("a batch of 0 rows came to be trained", allowed="1 row or more")
         clock = PhaseClock()
-        batch = on_device(batch, self.device)
+        arrived = batch
+        batch = on_device(self.segments.relabel(batch), self.device)
         clock.ends("copy")
         self.steps += 1
         first = self._update(batch, clock, last=self.updates_per_batch == 1)
@@ -159,7 +168,22 @@ class Trainer:
             done = self._update(batch, clock, last=update == self.updates_per_batch)
             replayed += done.forward.batch.replayed_rows
             update += 1
-        return report(first, self.steps, replayed, clock.seconds)
+        boundary = None
+        if first.made:
+            self.segments.count(arrived)
+        if self.watch is not None and first.made and batch.fresh_rows:
+            boundary = self._look_for_a_boundary(self.watch, batch, first.forward)
+            clock.ends("strategy")
+        return report(first, self.steps, replayed, clock.seconds, boundary)
+
+    def _look_for_a_boundary(
+        self, watch: DriftWatch, raw: Batch, forward: Forward
+    ) -> Boundary | None:
+        """Show the detectors the fresh rows, as they were before the first update."""
+        rows = raw.fresh_rows
+        outputs, losses = forward.outputs.detach()[:rows], forward.losses.detach()[:rows]
+        detectors = watch.update(Observation(raw.fresh(), outputs, losses, self.steps))
+        return Boundary(detectors, self.declare_boundary()) if detectors else None
 
     def _update(self, batch: Batch, clock: PhaseClock, *, last: bool) -> Update:
         """Augment, forward, losses + penalties, backward, adjust, check, clip, update, observe."""
@@ -215,10 +239,13 @@ class Trainer:
         values = [t for t in self.module.state_dict().values() if t.is_floating_point()]
         return all(bool(value.isfinite().all()) for value in values)
 
-    def end_task(self, task: int) -> None:
-        """Consolidate: the task with this index has ended and all its samples were trained.
+    def end_task(self, task: int) -> int:
+        """Consolidate: the producers' task with this index has ended, all its samples trained.
 
         A task may end more than once, and one that had no samples since changes nothing.
+
+        Returns:
+            The task's index as strategies know it: that of its newest segment.
 
         Raises:
             OperatorError: `task` is no whole number of 0 or more.
@@ -229,8 +256,27 @@ class Trainer:
                 allowed="the index of a task, a whole number of 0 or more",
                 consequence="nothing was consolidated",
             )
-        for strategy in self.strategies.values():
-            strategy.end_task(task)
+        index = self.segments.end(task)
+        self._consolidate((index,))
+        return index
+
+    def declare_boundary(self) -> tuple[EndedTask, ...]:
+        """End the tasks that had rows since the last boundary; what follows are new tasks.
+
+        Returns:
+            What ended; nothing, and then nothing was done, where no task had rows.
+        """
+        ended = self.segments.declare_boundary()
+        if ended:
+            self._consolidate([each.task for each in ended])
+        return ended
+
+    def _consolidate(self, tasks: Sequence[int]) -> None:
+        for task in tasks:
+            for strategy in self.strategies.values():
+                strategy.end_task(task)
+        if self.watch is not None:
+            self.watch.boundary()
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, *, rows_at_once: int = 256) -> Evaluation:
@@ -269,6 +315,8 @@ class Trainer:
             "normaliser": None if self.normaliser is None else self.normaliser.state_dict(),
             "objective": self.objective.state_dict(),
             "strategies": {name: part.state_dict() for name, part in self.strategies.items()},
+            "segments": self.segments.state_dict(),
+            "watch": None if self.watch is None else self.watch.state_dict(),
             "generators": state.of_generators(self.device),
         }
 
@@ -281,7 +329,7 @@ class Trainer:
         """
         state.check_keys("the state of the trainer", saved, self.state_dict())
         state.check_keys("the state of the strategies", saved["strategies"], self.strategies)
-        for part in ("schedule", "normaliser"):
+        for part in ("schedule", "normaliser", "watch"):
             state.check_presence(part, saved[part], getattr(self, part))
         state.load_model(self.module, saved["model"])
         load_optimizer_state(self.optimizer, saved["optimizer"])
@@ -292,6 +340,9 @@ class Trainer:
         self.objective.load_state_dict(saved["objective"])
         for name, strategy in self.strategies.items():
             strategy.load_state_dict(saved["strategies"][name])
+        self.segments.load_state_dict(saved["segments"])
+        if self.watch is not None:
+            self.watch.load_state_dict(saved["watch"])
         self.steps = int(saved["steps"])
         self.skipped_steps = int(saved["skipped_steps"])
         state.load_generators(saved["generators"], self.device)
