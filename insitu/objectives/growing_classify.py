@@ -80,9 +80,7 @@ class GrowingClassify(Labelled):
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         labels = self.labels(batch)
         logits, is_open = self._masked(outputs, batch)
-        losses = functional.cross_entropy(
-            logits, labels, reduction="none", ignore_index=UNLABELLED
-        )
+        losses = functional.cross_entropy(logits, labels, reduction="none", ignore_index=UNLABELLED)
         if self.label_smoothing:
             log_shares = logits.log_softmax(dim=1).masked_fill(~is_open, 0.0)
             evenly = -log_shares.sum(dim=1) / is_open.sum()

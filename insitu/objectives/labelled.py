@@ -25,7 +25,9 @@ Classes = Annotated[
 ]
 Unlabelled = Annotated[
     bool,
-    Field(description="let rows in whose label is -1: they have none, train nothing and score none"),
+    Field(
+        description="let rows in whose label is -1: they have none, train nothing and score none"
+    ),
 ]
 Features = Annotated[
     int,
