@@ -20,23 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from insitu.config.document import parse
 from insitu.errors import InsituError, OperatorError
+from insitu.evaluation.matrix import FIGURES
 from insitu_producers.sources.catalogue import open_stream, stream_names
 from insitu_producers.sources.feed import need_extra
 from insitu_producers.sources.options import read_words
 from insitu_producers.sources.task_stream import TaskStream
-from insitu_service.bench.forgetting_result import (
-    FIGURES,
-    RunResult,
-    Spread,
-    by_variant,
-    summary,
-)
+from insitu_service.bench.forgetting_result import RunResult, by_variant, summary
 from insitu_service.bench.forgetting_run import run_here
 from insitu_service.bench.forgetting_setup import Setup
+from insitu_service.bench.forgetting_table import table
 from insitu_service.bench.forgetting_variants import Variant, read_variants
 
 Runner = Callable[[Setup, Variant, TaskStream, int], RunResult]
@@ -88,51 +83,32 @@ def _fingerprint(setup: Setup, variant: Variant, runner: Runner) -> str:
     return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
-def table(runs: Sequence[RunResult], title: str) -> Table:
-    """Mean and standard deviation over seeds, a row a variant."""
-    shown = Table(title=f"{title}: {runs[0].metric}", title_justify="left")
-    shown.add_column("strategies", no_wrap=True)
-    for figure in FIGURES.values():
-        shown.add_column(figure.title, justify="right", no_wrap=True)
-    shown.add_column("seconds", justify="right", no_wrap=True)
-    for name, group in by_variant(runs).items():
-        spreads = summary(group)
-        shown.add_row(name, *(text(spreads[key]) for key in (*FIGURES, "seconds")))
-    return shown
-
-
-def text(spread: Spread) -> str:
-    """A mean with its deviation.
-
-    Example:
-        >>> text(Spread(0.5, 0.125)), text(Spread(0.5, math.nan)), text(Spread(math.nan, math.nan))
-        ('0.500 ± 0.125', '0.500', '-')
-    """
-    if math.isnan(spread.mean):
-        return "-"
-    digits = 3 if abs(spread.mean) < 10 else 1
-    mean = f"{spread.mean:.{digits}f}"
-    return mean if math.isnan(spread.deviation) else f"{mean} ± {spread.deviation:.{digits}f}"
-
-
 def save(runs: Sequence[RunResult], setup: Setup, directory: Path) -> None:
     """results.json, results.csv, and three pictures."""
     plain = {
         "setup": asdict(setup),
-        "figures": {name: figure.meaning for name, figure in FIGURES.items()},
+        "figures": {name: meaning for name, (_, meaning) in FIGURES.items()},
         "summary": {
             name: {key: [_plain(s.mean), _plain(s.deviation)] for key, s in summary(group).items()}
             for name, group in by_variant(runs).items()
         },
-        "runs": [asdict(run) for run in runs],
+        "runs": [{**asdict(run), "figures": _numbers(run.figures())} for run in runs],
     }
     (directory / "results.json").write_text(json.dumps(plain, indent=1, default=str) + "\n")
     with (directory / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["strategies", "seed", "metric", *FIGURES, "samples", "steps", "seconds"])
         for run in runs:
-            figures = [_plain(value) for value in run.figures().values()]
-            row = [run.variant, run.seed, run.metric, *figures, run.samples, run.steps, run.seconds]
+            figures = _numbers(run.figures())
+            row = [
+                run.variant,
+                run.seed,
+                run.metric,
+                *figures.values(),
+                run.samples,
+                run.steps,
+                run.seconds,
+            ]
             writer.writerow(row)
     try:
         from insitu_service.bench import forgetting_plots as plots
@@ -143,6 +119,10 @@ def save(runs: Sequence[RunResult], setup: Setup, directory: Path) -> None:
     plots.save_curves(groups, directory / "curves.png")
     plots.save_matrices(groups, directory / "matrices.png")
     plots.save_bars(groups, directory / "bars.png")
+
+
+def _numbers(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _plain(value) for name, value in figures.items()}
 
 
 def _plain(value: float) -> float | None:
@@ -254,8 +234,8 @@ def main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    shown = table(runs, f"{setup.stream}, {arguments.seeds} seeds")
-    # whole, also where standard output is a file
-    console.print(shown, width=max(console.width, console.measure(shown).maximum))
+    # whole, also where standard output is a file or a narrow terminal
+    wide = Console(width=max(console.width, 150), soft_wrap=True)
+    wide.print(table(runs, f"{setup.stream}, {arguments.seeds} seeds"))
     tell(f"{time.monotonic() - began:.0f} s; all figures and pictures: {arguments.output}")
     return 0

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from insitu_service.bench.forgetting_result import FIGURES, RunResult, summary
+from insitu_service.bench.forgetting_result import RunResult, summary
+from insitu_service.bench.forgetting_table import SHOWN
 from insitu_service.demo.figure import COLOURS, MARKERS
 
 Groups = Mapping[str, Sequence[RunResult]]
@@ -89,9 +90,9 @@ def _write_values(axes: Axes, values: np.ndarray, middle: float) -> None:
 
 def save_bars(groups: Groups, path: Path) -> None:
     """A panel a figure: the mean of every variant, with one standard deviation."""
-    figure, panels = _panels(len(FIGURES))
+    figure, panels = _panels(len(SHOWN))
     summaries = {name: summary(runs) for name, runs in groups.items()}
-    for axes, (key, told) in zip(panels, FIGURES.items(), strict=False):
+    for axes, (key, title) in zip(panels, SHOWN.items(), strict=False):
         spreads = [each[key] for each in summaries.values()]
         axes.bar(
             range(len(spreads)),
@@ -100,7 +101,7 @@ def save_bars(groups: Groups, path: Path) -> None:
             capsize=4,
             color=[COLOURS[index % len(COLOURS)] for index in range(len(spreads))],
         )
-        axes.set_title(told.title, fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.set_xticks(range(len(spreads)), list(summaries), rotation=45, ha="right", fontsize=8)
         axes.axhline(0.0, color="black", linewidth=0.8)
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)

@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from insitu.evaluation import EvaluationMatrix
+from insitu.evaluation.matrix import FIGURES
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The results at one moment of the stream, by task."""
+    """A measurement.
+
+    Args:
+        samples: trained by then.
+        results: by task.
+        ended: the task that had just ended; None in between.
+        begun: tasks of which samples were trained by then; none: of the untrained model.
+    """
 
     samples: int
     results: Mapping[str, float]
+    ended: str | None
+    begun: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -27,10 +36,7 @@ class RunResult:
 
     Args:
         metric: the figure that was measured; `higher_is_better` says which way is up.
-        tasks: columns of the matrix.
-        ended: the task that ended before each row.
-        matrix: result by row and column; None where nothing was measured.
-        curve: the results at every measurement, in the order of the stream.
+        curve: all measurements, in the order of the stream.
         samples, steps: that were trained.
         seconds: of the run without measuring; through a service with it.
     """
@@ -39,17 +45,52 @@ class RunResult:
     seed: int
     metric: str
     higher_is_better: bool
-    tasks: tuple[str, ...]
-    ended: tuple[str, ...]
-    matrix: tuple[tuple[float | None, ...], ...]
     curve: tuple[Moment, ...]
     samples: int
     steps: int
     seconds: float
 
+    @property
+    def rows(self) -> list[Moment]:
+        """The measurements at the ends of tasks."""
+        return [moment for moment in self.curve if moment.ended is not None]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that were measured, in the order of their first result: the columns."""
+        return list(dict.fromkeys(task for moment in self.curve for task in moment.results))
+
+    @property
+    def ended(self) -> list[str]:
+        """The task that ended before each row of the matrix."""
+        return [str(moment.ended) for moment in self.rows]
+
+    @property
+    def matrix(self) -> list[list[float | None]]:
+        """Result by row and column; None where nothing was measured."""
+        return [[moment.results.get(task) for task in self.tasks] for moment in self.rows]
+
     def figures(self) -> dict[str, float]:
-        """Every figure of `FIGURES` by name; NaN where it is not defined."""
-        return {name: figure.of(self) for name, figure in FIGURES.items()}
+        """Every figure of the library's matrix by its name; NaN where it is not defined."""
+        # all tasks were learned together, and not one of them alone
+        joint = bool(self.rows) and self.rows[-1].ended not in self.tasks
+        newest = list(self.rows[-1].results.values()) if self.rows else []
+        average = {"average": sum(newest) / len(newest)} if joint and newest else {}
+        return {**self._as_matrix().figures(), **average}
+
+    def _as_matrix(self) -> EvaluationMatrix:
+        matrix = EvaluationMatrix(self.metric, higher_is_better=self.higher_is_better)
+        names = dict.fromkeys((*self.tasks, *self.ended))
+        index = {name: number for number, name in enumerate(names)}
+        for moment in self.curve:
+            results = {index[task]: value for task, value in moment.results.items()}
+            if not moment.begun:
+                matrix.record_untrained(results)
+            elif moment.ended is None:
+                matrix.observe(results, [index[task] for task in moment.begun if task in index])
+            else:
+                matrix.record(index[moment.ended], results)
+        return matrix
 
     def save(self, path: Path) -> None:
         """Write JSON; whole or not at all."""
@@ -59,58 +100,9 @@ class RunResult:
 
     @classmethod
     def load(cls, path: Path) -> RunResult:
-        return cls.of(json.loads(path.read_text(encoding="utf-8")))
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> RunResult:
-        """From plain data, as `save` writes it."""
-        moments = tuple(Moment(each["samples"], each["results"]) for each in plain["curve"])
-        rows = tuple(tuple(row) for row in plain["matrix"])
-        tasks, ended = tuple(plain["tasks"]), tuple(plain["ended"])
-        return cls(**{**plain, "curve": moments, "matrix": rows, "tasks": tasks, "ended": ended})
-
-    def as_matrix(self) -> EvaluationMatrix:
-        """The library's own matrix, whose figures are defined there."""
-        matrix = EvaluationMatrix(self.metric, higher_is_better=self.higher_is_better)
-        index = {name: number for number, name in enumerate(self.tasks)}
-        for ended, row in zip(self.ended, self.matrix, strict=True):
-            results = {i: value for i, value in enumerate(row) if value is not None}
-            matrix.record(index.setdefault(ended, len(index)), results)
-        return matrix
-
-
-def _of_matrix(name: str) -> Callable[[RunResult], float]:
-    def of(run: RunResult) -> float:
-        return float(getattr(run.as_matrix(), name)())
-
-    return of
-
-
-def _average(run: RunResult) -> float:
-    """Over all tasks with probes, learned one by one or together."""
-    newest = run.curve[-1].results.values() if run.curve else ()
-    return sum(newest) / len(newest) if newest else math.nan
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A column of the table."""
-
-    title: str
-    meaning: str
-    of: Callable[[RunResult], float]
-
-
-#: what the table shows, in this order
-FIGURES: dict[str, Figure] = {
-    "average": Figure("average", "mean over all tasks at the end", _average),
-    "forgetting": Figure(
-        "forgetting", "by how much a task is worse than at its best", _of_matrix("forgetting")
-    ),
-    "backward_transfer": Figure(
-        "BWT", "gain on a task since it was learned", _of_matrix("backward_transfer")
-    ),
-}
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        curve = (Moment(**{**each, "begun": tuple(each["begun"])}) for each in plain["curve"])
+        return cls(**{**plain, "curve": tuple(curve)})
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import torch
 
-from insitu.batch import Batch, SampleFlag
+from insitu.batch import Batch, Column, SampleFlag
 from insitu.config import check_config
-from insitu.evaluation import EvaluationMatrix, ProbeSets
+from insitu.evaluation import ProbeSets
 from insitu.stream.buffer import Draw
 from insitu.stream.stamp import Stamp, provenance
 from insitu.stream.transfer import Transfer
@@ -25,9 +25,7 @@ from insitu_service.bench.forgetting_result import Moment, RunResult
 from insitu_service.bench.forgetting_setup import Setup, configuration
 from insitu_service.bench.forgetting_variants import Variant
 from insitu_service.building import build_buffer, build_trainer, choose_device
-from insitu_service.examiner import Examiner
 from insitu_service.generators import part_generator
-from insitu_service.probe_inbox import Probe, ProbeInbox
 
 _PRODUCER = "bench"
 
@@ -52,16 +50,11 @@ class Run:
         self._trainer = build_trainer(config, device)
         self._buffer = build_buffer(config, device)
         self._transfer = Transfer(self._buffer.schema, device)
-        self._inbox = ProbeInbox()
-        metric, higher_is_better = self._trainer.objective.headline
-        self._examiner = Examiner(
-            ProbeSets(config.evaluation.probe_samples_per_task, part_generator(seed, "probes")),
-            EvaluationMatrix(metric, higher_is_better=higher_is_better),
-            self._inbox,
-            self._buffer.task_index,
-            self._buffer.task_names,
+        self._probes = ProbeSets(
+            config.evaluation.probe_samples_per_task, part_generator(seed, "probes")
         )
         self._rows = self._samples = 0
+        self._begun: dict[int, None] = {}  # tasks, in their order
         self._curve: list[Moment] = []
         self._examined_seconds = 0.0
 
@@ -78,15 +71,12 @@ class Run:
         self._buffer.end()
         self._learn_what_is_there()
         seconds = time.perf_counter() - began - self._examined_seconds
-        picture = self._examiner.picture
+        metric, higher_is_better = self._trainer.objective.headline
         return RunResult(
             self._variant.name,
             self._seed,
-            picture.metric,
-            picture.higher_is_better,
-            picture.tasks,
-            picture.ended,
-            picture.matrix,
+            metric,
+            higher_is_better,
             tuple(self._curve),
             self._samples,
             self._trainer.steps,
@@ -102,9 +92,8 @@ class Run:
     def _keep_probe(self, push: Push) -> None:
         fields = {name: torch.from_numpy(np.array(rows)) for name, rows in push.fields.items()}
         columns = torch.from_numpy(provenance(self._stamp(push), push.rows))
-        self._buffer.task_index(push.task)
-        self._inbox.put(Probe(push.task, Batch(fields, columns, push.rows), _PRODUCER, 1))
-        self._examiner.take_in()
+        columns[:, Column.TASK] = self._buffer.task_index(push.task)
+        self._probes.add(Batch(fields, columns, push.rows))
 
     def _take_in(self, push: Push) -> None:
         reservation = self._buffer.reserve(push.rows)
@@ -128,17 +117,22 @@ class Run:
             return
         batch, _ = self._transfer(draw)
         self._buffer.release(draw)
+        if self._trainer.steps == 0:
+            self._examine(None)
         self._trainer.step(batch)
         self._samples += batch.fresh_rows
+        self._begun.update(dict.fromkeys(batch.column(Column.TASK).tolist()))
         if self._every is not None and self._trainer.steps % self._every == 0:
             self._examine(None)
 
     def _examine(self, ended_task: int | None) -> None:
         began = time.perf_counter()
-        self._examiner.examine(self._trainer, ended_task)
-        newest = self._examiner.picture.newest or {}
-        moment = Moment(self._samples, dict(newest))
-        if self._curve and self._curve[-1].samples == self._samples:
-            self._curve.pop()  # the end of a task after a step that was measured anyhow
-        self._curve.append(moment)
+        names, metric = self._buffer.task_names(), self._trainer.objective.headline.score
+        results = {
+            names[task]: figures[metric]
+            for task, figures in self._probes.evaluate(self._trainer).items()
+        }
+        ended = None if ended_task is None else names[ended_task]
+        begun = tuple(names[task] for task in self._begun)
+        self._curve.append(Moment(self._samples, results, ended, begun))
         self._examined_seconds += time.perf_counter() - began

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -95,31 +94,26 @@ def _push_all(
 
 
 def _result(variant: Variant, seed: int, status: dict[str, Any], seconds: float) -> RunResult:
-    found, stream = status["evaluation"], status["stream"]
+    """From the status; its matrix tells of the ends of tasks only, so that is the whole curve."""
+    found = status["evaluation"]
     if found is None:
         raise InternalError("the service measured nothing", allowed="one matrix row a task")
-    rows = [tuple(row) for row in found["matrix"]]
-    samples = stream["trained_samples"]
     arrived = {task["name"]: task["samples"] for task in status["tasks"]}
-    curve, so_far = [], 0
-    for ended, row in zip(found["ended"], rows, strict=True):
-        so_far += arrived.get(ended, 0)
-        results = {
-            task: value
-            for task, value in zip(found["tasks"], row, strict=True)
-            if value is not None and not math.isnan(value)
-        }
-        curve.append(Moment(so_far, results))
+    curve: list[Moment] = []
+    samples, begun = 0, dict[str, None]()
+    for ended, row in zip(found["ended"], found["matrix"], strict=True):
+        samples += arrived.get(ended, 0)
+        begun[ended] = None
+        measured = zip(found["tasks"], row, strict=True)
+        results = {task: value for task, value in measured if value is not None}
+        curve.append(Moment(samples, results, ended, tuple(begun)))
     return RunResult(
         variant.name,
         seed,
         found["metric"],
         found["higher_is_better"],
-        tuple(found["tasks"]),
-        tuple(found["ended"]),
-        tuple(rows),
         tuple(curve),
-        samples,
+        status["stream"]["trained_samples"],
         status["trainer"]["step"],
         seconds,
     )
