@@ -77,6 +77,8 @@ _EVENTS = (
             "task": "name of the task",
             "samples": "how many samples it had in this visit",
             "scores": "task -> score on its held-out probes, for all tasks that have some",
+            "ended_by": "who said so: producer, command or detection",
+            "detectors": "names of the detectors that found the boundary; empty for the others",
         },
     ),
     Event(

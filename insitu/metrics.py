@@ -72,6 +72,7 @@ _LABELS = (
     Label("producer", "producer id, the first 64 to connect", (), 64),
     Label("objective", "name of the objective"),
     Label("strategy", "name of the strategy"),
+    Label("detector", "name of the detector of drift"),
     Label("figure", "name of the figure"),
     Label("kind", "kind of alert", tuple(ALERTS)),
     Label("hook", "name of the hook", (), 64),
@@ -203,7 +204,16 @@ _TRAINING = (
     ),
     _gauge("last_step_timestamp_seconds", "seconds", (), "End of the newest step, since 1970."),
     _counter("ended_tasks", "visits", (), "Task visits that have ended and were consolidated."),
-    _gauge("tasks", "tasks", (), "Tasks that are known."),
+    _counter(
+        "detected_boundaries", "boundaries", ("detector",),
+        "Boundaries of tasks that a detector found.",
+    ),
+    _gauge(
+        "last_boundary_timestamp_seconds", "seconds", (),
+        "Newest boundary that was detected or commanded, since 1970; 0 before the first.",
+    ),
+    _gauge("detector_figure", "", ("detector", "figure"), "What a detector tells.", "mean"),
+    _gauge("tasks", "tasks", (), "Tasks that are known, segments of tasks counted each."),
     _gauge(
         "evaluation_score", "", ("task", "figure"),
         "Newest figure on the held-out probes of a task.", "mean",

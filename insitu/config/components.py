@@ -13,6 +13,7 @@ from insitu.component import Component, catalogue, find
 from insitu.config.check import option_problems
 from insitu.config.problem import Path, Problem
 from insitu.config.sections import (
+    DetectionSection,
     HookSection,
     MemorySection,
     ModelSection,
@@ -30,6 +31,7 @@ PACKAGES = {
     "objective": "insitu.objectives",
     "strategies": "insitu.strategies",
     "memory": "insitu.memory",
+    "detection": "insitu.detection",
 }
 
 
@@ -42,6 +44,8 @@ def component_problems(sections: Mapping[str, Any]) -> list[Problem]:
         problems += _objective_problems(sections["objective"], sections.get("stream"))
     for index, section in enumerate(sections.get("strategies", ())):
         problems += _strategy_problems(section, ("strategies", index))
+    for index, section in enumerate(sections.get("detection", ())):
+        problems += _checked("detection", section, ("detection", index))[1]
     problems += _optimization_problems(sections.get("optimizer"), sections.get("schedule"))
     for index, hook in enumerate(sections.get("hooks", ())):
         problems += _hook_problems(hook, ("hooks", index))
@@ -50,7 +54,7 @@ def component_problems(sections: Mapping[str, Any]) -> list[Problem]:
 
 def _checked(
     kind: str,
-    section: ModelSection | ObjectiveSection | StrategySection | MemorySection,
+    section: ModelSection | ObjectiveSection | StrategySection | MemorySection | DetectionSection,
     path: Path,
 ) -> tuple[Component | None, list[Problem]]:
     try:

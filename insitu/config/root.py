@@ -20,6 +20,7 @@ from insitu.config.rules import broken_rules
 from insitu.config.sections import (
     BufferSection,
     CheckpointSection,
+    DetectionSection,
     EvaluationSection,
     HookSection,
     HttpSection,
@@ -50,6 +51,10 @@ class Config(Section):
     schedule: ScheduleSection = ScheduleSection()
     strategies: Annotated[
         tuple[StrategySection, ...], setting("Continual-learning methods, in the order they work.")
+    ] = ()
+    detection: Annotated[
+        tuple[DetectionSection, ...],
+        setting("Detectors of drift; each may end the tasks in progress. None by default."),
     ] = ()
     trainer: TrainerSection = TrainerSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -158,6 +163,8 @@ def effective(config: Config) -> dict[str, Any]:
         _fill(strategy, "strategies")
         if strategy["memory"] is not None:
             _fill(strategy["memory"], "memory")
+    for detector in tree["detection"]:
+        _fill(detector, "detection")
     return tree
 
 

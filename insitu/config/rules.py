@@ -15,6 +15,7 @@ from insitu.config.problem import Problem
 from insitu.config.sections import (
     BufferSection,
     CheckpointSection,
+    DetectionSection,
     HookSection,
     HttpSection,
     PaceSection,
@@ -186,6 +187,14 @@ def strategies_stand_once(strategies: tuple[StrategySection, ...]) -> Iterator[P
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Problem(("strategies", index, "name"), f"is {name!r} for the second time")
+
+
+@rule
+def detectors_stand_once(detection: tuple[DetectionSection, ...]) -> Iterator[Problem]:
+    names = [section.name for section in detection]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem(("detection", index, "name"), f"is {name!r} for the second time")
 
 
 @rule

@@ -250,6 +250,21 @@ class StrategySection(Section):
     ] = None
 
 
+class DetectionSection(Section):
+    """A detector of drift; where any of them fires, the tasks in progress end."""
+
+    name: Annotated[str, setting(COMPONENT_NAME, min_length=1)]
+    options: Options = Field(default_factory=dict)
+    cooldown_steps: Annotated[
+        int,
+        setting(
+            "Steps after the start and after each boundary in which it is not listened to.",
+            unit="steps",
+            ge=0,
+        ),
+    ] = 50
+
+
 class NormaliseSection(Section):
     """How one field is scaled before the model sees it; `x: running` is short for its kind."""
 

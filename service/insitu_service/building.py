@@ -11,6 +11,7 @@ from insitu.component import find
 from insitu.config import Config
 from insitu.config.sections import StrategySection
 from insitu.criterion import Criterion
+from insitu.detection import Detector, DriftWatch
 from insitu.errors import InsituError, OperatorError, PluginError
 from insitu.models.build import build_model
 from insitu.normalisation import Normaliser
@@ -118,6 +119,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         non_finite=config.trainer.non_finite,
         device=device,
         updates_per_batch=config.trainer.updates_per_batch,
+        watch=_build_watch(config, {**parts, "device": device}, seed),
     )
 
 
@@ -158,6 +160,16 @@ def _build_strategy(
         live["memory"] = _build("insitu.memory", section.memory, memory_parts)
     strategy: Strategy = _build("insitu.strategies", section, live)
     return strategy
+
+
+def _build_watch(config: Config, parts: Mapping[str, Any], seed: int) -> DriftWatch | None:
+    """All detectors of the configuration; None without any."""
+    detectors: list[tuple[Detector, int]] = []
+    for index, section in enumerate(config.detection):
+        live = {**parts, "generator": part_generator(seed, f"detection.{index}")}
+        detector: Detector = _build("insitu.detection", section, live)
+        detectors.append((detector, section.cooldown_steps))
+    return DriftWatch(detectors) if detectors else None
 
 
 def _build(package: str, section: Any, parts: Mapping[str, Any]) -> Any:

@@ -80,6 +80,12 @@ COMMANDS: Mapping[str, Declaration] = {
             (Argument("drain", bool, True, "train what has arrived first"),),
         ),
         Declaration(
+            "end_task",
+            "End what is in progress, between two steps: the tasks with samples since the last "
+            "boundary are consolidated and measured, and what follows counts as new tasks.",
+            "`tasks` that ended, by name",
+        ),
+        Declaration(
             "evaluate",
             "Measure all tasks on their held-out samples, between two steps.",
             "`scores` by task",

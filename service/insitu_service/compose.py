@@ -126,7 +126,7 @@ def _examiner(
     )
     metric, higher_is_better = trainer.objective.headline
     matrix = EvaluationMatrix(metric, higher_is_better=higher_is_better)
-    return Examiner(probes, matrix, inbox, buffer.task_index, buffer.task_names)
+    return Examiner(probes, matrix, inbox, buffer.task_index, buffer.task_names, trainer.segments)
 
 
 def _recording(

@@ -12,6 +12,7 @@ from typing import Any
 
 from insitu.batch import Batch, Column
 from insitu.evaluation import EvaluationMatrix, ProbeSets
+from insitu.segments import Segments
 from insitu.trainer import Trainer
 from insitu_service.probe_inbox import Probe, ProbeInbox
 
@@ -46,6 +47,7 @@ class Examiner:
     Args:
         task_index: name of a task -> its index, making one for a new name.
         task_names: the names by index.
+        segments: of the trainer: what the tasks of the producers are cut into.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Examiner:
         inbox: ProbeInbox,
         task_index: Callable[[str], int],
         task_names: Callable[[], tuple[str, ...]],
+        segments: Segments | None = None,
     ) -> None:
         self._probes = probes
         self._matrix = matrix
         self._inbox = inbox
         self._task_index = task_index
         self._task_names = task_names
+        self._segments = segments or Segments()
         self._next_row: dict[str, tuple[int, int]] = {}  # producer -> epoch, row after its probes
         self.picture = ExaminationPicture(matrix.metric, matrix.higher_is_better)
 
@@ -73,7 +77,8 @@ class Examiner:
         for probe in self._inbox.take_all():
             batch = self._unknown_rows(probe)
             if batch.rows:
-                batch.provenance[:, Column.TASK] = self._task_index(probe.task)
+                task = self._segments.index_of(self._task_index(probe.task))
+                batch.provenance[:, Column.TASK] = task
                 self._probes.add(batch)
 
     def _unknown_rows(self, probe: Probe) -> Batch:
@@ -97,11 +102,20 @@ class Examiner:
         if ended_task is not None:
             self._matrix.record(ended_task, headline)
         self._repaint(headline)
-        names = self._task_names()
+        names = self.names()
         return {names[task]: figures for task, figures in results.items()}
 
+    def names(self) -> tuple[str, ...]:
+        """The names of tasks and their segments, by index."""
+        return self._segments.names(self._task_names())
+
+    def name_of(self, task: int) -> str:
+        """The name of a task or segment by its index."""
+        names = self.names()
+        return names[task] if task < len(names) else str(task)
+
     def _repaint(self, newest: Mapping[int, float]) -> None:
-        names, matrix = self._task_names(), self._matrix
+        names, matrix = self.names(), self._matrix
         self.picture = ExaminationPicture(
             matrix.metric,
             matrix.higher_is_better,

@@ -2,10 +2,10 @@
 
 Its life is a loop of short turns:
 
-    obey the commands that wait        (checkpoint, evaluate, drain, stop)
+    obey the commands that wait        (checkpoint, evaluate, end_task, drain, stop)
     draw a batch from the stream buffer, wait for it at most a moment
     end the tasks that ended before it (consolidate, evaluate)
-    train on it, report it
+    train on it, report it, end the tasks before a boundary that was detected
     checkpoint when one is due
 
 Nothing else happens between two steps, and nothing happens during one.
@@ -22,13 +22,13 @@ from insitu.errors import OperatorError
 from insitu.report import StepReport
 from insitu.stream.buffer import Draw, StreamBuffer
 from insitu.stream.transfer import Transfer
-from insitu.tasks import TaskVisit
 from insitu.trainer import NonFiniteLoss, Trainer
 from insitu_service.commands import Command, CommandQueue
 from insitu_service.examiner import Examiner
 from insitu_service.non_finite_guard import NonFiniteGuard
 from insitu_service.recorder import Recorder
 from insitu_service.tally import Tally
+from insitu_service.task_ends import TaskEnds
 
 _log = logging.getLogger("insitu.learner")
 
@@ -95,8 +95,13 @@ class Learner:
         self._drain_on_stop = drain_on_stop
         self._drain_seconds = drain_seconds
         self._evaluate_every_steps = evaluate_every_steps
+        self._task_ends = TaskEnds(trainer, examiner, tally, watchers)
         self._guard = NonFiniteGuard(
-            recorder, tally, self._alert, most_skipped_steps=most_skipped_steps
+            recorder,
+            tally,
+            self._alert,
+            segments=trainer.segments,
+            most_skipped_steps=most_skipped_steps,
         )
         self._beat = beat
         self._stops: list[Command] = []
@@ -143,7 +148,7 @@ class Learner:
 
     def _learn(self, draw: Draw) -> None:
         for visit in draw.ended_tasks:
-            self._end_task(visit)
+            self._task_ends.of_visit(visit)
         if draw.batch is None:
             self._buffer.release(draw)
             return
@@ -158,23 +163,11 @@ class Learner:
         self._tally.count(report, draw.waited_seconds, draw.copy_seconds + copy_seconds)
         self._guard.watch(report)
         self._watchers.emit("step", lambda: _step_payload(report))
+        if report.boundary is not None:
+            self._task_ends.at_boundary(report.boundary)
         every = self._evaluate_every_steps
         if every is not None and self._trainer.steps % every == 0:
             self._examiner.examine(self._trainer)
-
-    def _end_task(self, visit: TaskVisit) -> None:
-        self._trainer.end_task(visit.task)
-        self._examiner.take_in()
-        scores = self._examiner.examine(self._trainer, visit.task)
-        self._tally.task_ended()
-        _log.info("task %s ended after %d samples", visit.name, visit.samples)
-        payload = {
-            "task": visit.name,
-            "samples": visit.samples,
-            "step": self._trainer.steps,
-            "scores": scores,
-        }
-        self._watchers.emit("task_end", payload)
 
     # commands
 
@@ -184,6 +177,8 @@ class Learner:
         elif command.name == "evaluate":
             self._examiner.take_in()
             command.done.set_result({"scores": self._examiner.examine(self._trainer)})
+        elif command.name == "end_task":
+            command.done.set_result(self._task_ends.by_command())
         elif command.name == "drain":
             self._begin_drain(command, "the service drains")
         elif command.name == "stop":

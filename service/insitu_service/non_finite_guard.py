@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from insitu.checkpoint import NoGoodCheckpoint
 from insitu.report import StepReport
+from insitu.segments import Segments
 from insitu.trainer import NonFiniteLoss
 from insitu_service.recorder import Recorder
 from insitu_service.tally import Tally
@@ -26,6 +27,8 @@ class NonFiniteGuard:
 
     Args:
         alert: tells people, by kind and text.
+        segments: of the trainer. They do not go back with it: probes and results know tasks by
+            indices that were given since.
         most_skipped_steps: skipped in a row before it counts as divergence.
     """
 
@@ -35,11 +38,13 @@ class NonFiniteGuard:
         tally: Tally,
         alert: Callable[[str, str], None],
         *,
+        segments: Segments,
         most_skipped_steps: int,
     ) -> None:
         self._recorder = recorder
         self._tally = tally
         self._alert = alert
+        self._segments = segments
         self._most_skipped_steps = most_skipped_steps
         self._skipped_in_a_row = 0
 
@@ -79,10 +84,12 @@ class NonFiniteGuard:
     def _go_back(self, error: NonFiniteLoss) -> None:
         if not self._recorder.can_roll_back:
             raise error
+        segments = self._segments.state_dict()
         try:
             path = self._recorder.roll_back("trainer")
         except NoGoodCheckpoint:
             raise error from None
+        self._segments.load_state_dict(segments)
         self._tally.rolled_back()
         self._skipped_in_a_row = 0
         _log.warning("rolled back to %s", path)

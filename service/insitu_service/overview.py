@@ -161,7 +161,7 @@ def memory_fill(service: Service) -> MemoryFill | None:
     all_of_them = memories(service)
     if not all_of_them:
         return None
-    names = service.buffer.task_names()
+    names = service.examiner.names()
     by_task: dict[str, int] = {}
     for memory in all_of_them:
         for task, count in memory.composition().items():

@@ -97,6 +97,12 @@ class Readings:
         yield _counter("skipped_steps", tally.skipped_steps)
         yield _counter("rollbacks", tally.roll_backs)
         yield _counter("ended_tasks", tally.task_ends)
+        yield _gauge("last_boundary_timestamp_seconds", tally.last_boundary_at)
+        watch = self._service.trainer.watch
+        for name, detector in watch.detectors.items() if watch is not None else ():
+            yield _counter("detected_boundaries", watch.boundaries[name], name)
+            for figure, value in detector.metrics().items():
+                yield _gauge("detector_figure", value, name, figure)
         for phase, seconds in tally.phase_seconds.items():
             yield _counter("step_seconds", seconds, phase)
         age = tally.age_seconds_sum, tally.age_samples
@@ -125,7 +131,7 @@ class Readings:
 
     def _tasks(self) -> Iterator[Reading]:
         picture = self._service.examiner.picture
-        yield _gauge("tasks", len(self._service.buffer.task_names()))
+        yield _gauge("tasks", len(self._service.examiner.names()))
         for task, value in (picture.newest or {}).items():
             yield _gauge("evaluation_score", value, task, picture.metric)
         for task, value in (picture.forgetting or {}).items():

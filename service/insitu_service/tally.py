@@ -26,6 +26,7 @@ class Tally:
         self.skipped_steps = 0
         self.roll_backs = 0
         self.task_ends = 0
+        self.last_boundary_at = 0.0  # that was detected or declared by command
         self.fresh_samples = 0
         self.skipped_samples = 0
         self.replayed_samples = 0
@@ -85,6 +86,10 @@ class Tally:
 
     def rolled_back(self) -> None:
         self.roll_backs += 1
+
+    def boundary_declared(self) -> None:
+        """A boundary that no producer told of."""
+        self.last_boundary_at = time.time()
 
     def task_ended(self) -> None:
         self.task_ends += 1

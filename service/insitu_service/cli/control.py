@@ -18,7 +18,7 @@ def control_commands() -> list[click.Command]:
     """One command of the command line for each that the service knows."""
 
     def make(declaration: Declaration) -> click.Command:
-        @click.command(declaration.name, help=_help(declaration))
+        @click.command(declaration.name.replace("_", "-"), help=_help(declaration))
         @options.url
         @options.token_file
         @click.option(
