@@ -170,8 +170,8 @@ class GEM(Strategy):
     def _references(self) -> list[Batch]:
         """A draw of samples of every task that is not in the fresh rows."""
         former = (m for task, m in self._memories.items() if task not in self._fresh_tasks)
-        drawn = (memory.sample(min(self._reference_samples, len(memory))) for memory in former)
-        return [batch for batch in drawn if batch is not None]
+        drawn = ((m, m.draw(min(self._reference_samples, len(m)))) for m in former)
+        return [memory.read(slots) for memory, slots in drawn if len(slots)]
 
     def observe(self, observation: Observation) -> None:
         if not observation.last:

@@ -84,11 +84,10 @@ class MemoryConstraint(Strategy):
         return batch
 
     def adjust_gradients(self) -> None:
-        drawn = self.memory.sample(min(self._reference_samples, len(self.memory)))
-        weights = None if drawn is None else self._weights(drawn)
-        if drawn is None or weights is None:
+        rows = self._drawn()
+        if rows is None:
             return
-        loss = (self._criterion.losses(drawn) * weights).sum()
+        loss = self._criterion.losses(rows).mean()
         reference = self._criterion.gradient_of(loss)
         floors = self._floors(loss.detach(), reference)
         gradients = gradients_of(self._criterion.parameters)
@@ -105,24 +104,13 @@ class MemoryConstraint(Strategy):
         """
         return None
 
-    def _weights(self, drawn: Batch) -> Tensor | None:
-        """(rows,) of each drawn row in the reference loss; None when none counts.
-
-        Rows that do not count weigh nothing, rather than being cut out, so that shapes stay as
-        they are and no index has to reach the device.
-        """
-        counts = np.ones(drawn.rows, np.float32)
+    def _drawn(self) -> Batch | None:
+        """Rows for the reference loss; None when there are none."""
+        slots = self.memory.draw(min(self._reference_samples, len(self.memory)))
         if self._reference_rows == "former_tasks":
-            tasks = drawn.column(Column.TASK).numpy()
-            counts = np.isin(tasks, self._fresh_tasks, invert=True).astype(np.float32)
-        total = counts.sum()
-        if total == 0:
-            return None
-        weights = torch.from_numpy(counts / total)
-        device = self._projected_steps.device
-        if device.type != "cuda":
-            return weights.to(device)
-        return weights.pin_memory().to(device, non_blocking=True)
+            tasks = self.memory.provenance.numpy()[slots, Column.TASK]
+            slots = slots[np.isin(tasks, self._fresh_tasks, invert=True)]
+        return self.memory.read(slots) if len(slots) else None
 
     def observe(self, observation: Observation) -> None:
         if observation.last:

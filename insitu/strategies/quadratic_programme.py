@@ -48,7 +48,7 @@ def solve(gram: Tensor, linear: Tensor) -> Tensor:
         tensor([[3., 0.]], dtype=torch.float64)
     """
     lengths = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-    used = lengths > 0
+    used = lengths != 0  # what is not a number goes on
     lengths = torch.where(used, lengths, 1.0)
     unit = gram / (lengths.unsqueeze(-1) * lengths.unsqueeze(-2))
     slopes = torch.where(used, linear / lengths, 0.0)
