@@ -82,6 +82,7 @@ def make_strategy(
     normaliser: Normaliser | None = None,
     *,
     seed: int = 1,
+    memory_samples: int = 64,
 ) -> Strategy:
     parts = {
         "model": model,
@@ -96,7 +97,7 @@ def make_strategy(
             if type(make_objective(other)) is type(objective)
         ),
         "generator": generator(seed),
-        "memory": make_memory(seed=seed),
+        "memory": make_memory(memory_samples, seed),
     }
     component = catalogue("insitu.strategies")[name]
     strategy: Strategy = component.build(LIVELY.get(name, {}), parts)
@@ -127,6 +128,7 @@ class Setup:
     schedule: str | None = "ExponentialLR"
     dropout: float = 0.0
     seed: int = 0
+    memory_samples: int = 64
     #: makes strategies that are not of the catalogue, from the model
     further: Callable[[nn.Module], list[Strategy]] = lambda model: []
 
@@ -136,7 +138,14 @@ class Setup:
         schema = OBJECTIVES[self.objective][0]
         normaliser = Normaliser(schema, objective.statistics_of) if self.normalise else None
         strategies = [
-            make_strategy(name, model, objective, normaliser, seed=self.seed + i + 1)
+            make_strategy(
+                name,
+                model,
+                objective,
+                normaliser,
+                seed=self.seed + i + 1,
+                memory_samples=self.memory_samples,
+            )
             for i, name in enumerate(self.strategies)
         ]
         strategies += self.further(model)
