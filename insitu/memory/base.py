@@ -92,6 +92,7 @@ class Memory(ABC):
         rows = self._rows_to_offer(batch)
         if len(rows) == 0:
             return
+        self._store.room.prepare(batch.fields)
         slots, kept = self._place(batch, rows)
         self.offered_samples += len(rows)
         if len(slots):

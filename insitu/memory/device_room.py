@@ -63,7 +63,7 @@ class DeviceRoom(Room):
     def _is_pinned(self) -> bool:
         return self._held_on.type == "cpu" and self.device.type == "cuda"
 
-    def _write(self, slots: Rows, fields: Mapping[str, Tensor], rows: Rows) -> None:
+    def write(self, slots: Rows, fields: Mapping[str, Tensor], rows: Rows) -> None:
         for name, tensor in fields.items():
             copy_rows(self._bits[name], slots, as_bits(tensor.detach()), rows)
 

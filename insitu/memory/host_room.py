@@ -37,7 +37,9 @@ class HostRoom(DeviceRoom):
     Example:
         >>> import numpy as np
         >>> room = HostRoom(4, torch.device("cpu"))
-        >>> room.write(slice(0, 2), {"x": torch.tensor([5, 6])}, slice(0, 2))
+        >>> fields = {"x": torch.tensor([5, 6])}
+        >>> room.prepare(fields)
+        >>> room.write(slice(0, 2), fields, slice(0, 2))
         >>> room.read(np.array([1]))
         {'x': tensor([6])}
     """
@@ -46,10 +48,10 @@ class HostRoom(DeviceRoom):
         super().__init__(capacity_samples, device, held_on=_HOST)
         self._arriving: list[_Arriving] = []
 
-    def _write(self, slots: Rows, fields: Mapping[str, Tensor], rows: Rows) -> None:
+    def write(self, slots: Rows, fields: Mapping[str, Tensor], rows: Rows) -> None:
         self._settle()
         if self.device.type != "cuda":
-            super()._write(slots, fields, rows)
+            super().write(slots, fields, rows)
             return
         landed = {name: self._sent(tensor.detach(), rows) for name, tensor in fields.items()}
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -67,7 +69,7 @@ class HostRoom(DeviceRoom):
         arrived, self._arriving = self._arriving, []
         for part in arrived:
             part.event.synchronize()  # of the step before: it is done
-            super()._write(part.slots, part.fields, slice(None))
+            super().write(part.slots, part.fields, slice(None))
 
     def read(self, slots: Indices) -> dict[str, Tensor]:
         self._settle()

@@ -40,17 +40,11 @@ class Room(ABC):
         self.device = device
         self.signature: list[Entry] = []
 
-    def write(self, slots: Rows, fields: Mapping[str, Tensor], rows: Rows) -> None:
-        """Put rows of the fields into slots, all different.
-
-        The first write says what the fields are; a slice of neighbours is copied faster than as
-        many numbers.
-        """
-        self.prepare(fields)
-        self._write(slots, fields, rows)
-
     def prepare(self, fields: Mapping[str, Tensor]) -> None:
-        """Make room for samples like these, or check that they are like those that are there."""
+        """Make room for samples like these, or check that they are like those that are there.
+
+        To be called before the first `write`.
+        """
         theirs = signature(fields)
         if not self.signature:
             self._make(theirs)
@@ -65,8 +59,11 @@ class Room(ABC):
         """Make room for samples of these fields."""
 
     @abstractmethod
-    def _write(self, slots: Rows, fields: Mapping[str, Tensor], rows: Rows) -> None:
-        """As `write`, for fields that are known to fit."""
+    def write(self, slots: Rows, fields: Mapping[str, Tensor], rows: Rows) -> None:
+        """Put rows of the fields into slots, all different.
+
+        A slice of neighbours is copied faster than as many numbers.
+        """
 
     @abstractmethod
     def read(self, slots: Indices) -> dict[str, Tensor]:
