@@ -1,14 +1,17 @@
-"""The diagonal of the empirical Fisher information, exact or by the mean of batches.
+"""The diagonal of the Fisher information: exact, with drawn targets, or by the mean of batches.
 
-For samples n = 1..N with losses l_n at weights w,
+For samples n = 1..N with losses l_n(y) at weights w,
 
-    exact:       F = 1/N sum_n (d l_n / d w)^2                   one gradient per sample
+    exact:       F = 1/N sum_n (d l_n(y_n) / d w)^2              y_n as it came
+    drawn:       F = 1/N sum_n (d l_n(y) / d w)^2                y drawn from the model, once a sample
     batch_mean:  F = 1/B sum_b (d mean_{n in b} l_n / d w)^2     one gradient per batch of samples
 
-*Empirical* (Kunstner, Hennig and Balles, "Limitations of the empirical Fisher approximation",
-2019): the gradient is that of the objective's own loss at the observed target, not at one drawn
-from the model. For `classify` that is the log likelihood of the label; for the distances it is a
-Gaussian log likelihood up to a constant factor. Penalties of strategies are no part of it.
+`exact` is the *empirical* Fisher (Kunstner, Hennig and Balles, "Limitations of the empirical Fisher
+approximation", 2019): the gradient of the objective's own loss at the observed target. It vanishes
+where the model fits its targets. `drawn` is an unbiased estimate of the Fisher information proper
+(Martens, "New insights and perspectives on the natural gradient method", 2020, section 5); it needs
+an objective whose loss is a log likelihood. Losses that are distances are Gaussian or Laplacian log
+likelihoods up to a constant factor. Penalties of strategies are no part of any of them.
 
 `batch_mean` is what many implementations do: gradients of opposite sign cancel before the square,
 so it comes out up to a batch's size too small. It is there to compare with them.
@@ -18,63 +21,46 @@ The model is in evaluation mode: no dropout, running statistics of its layers fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from insitu.batch import Batch
+from insitu.errors import InternalError
 from insitu.evaluation import evaluation_mode
 from insitu.objectives.base import Objective
+from insitu.strategies.base import refuse
+from insitu.strategies.per_sample import Values, gradients, parts, sums_of_powers
 
-FisherEstimate = Literal["exact", "batch_mean"]
+FisherEstimate = Literal["exact", "drawn", "batch_mean"]
 
-_PREFIX = "model."
-
-
-class _MeanLoss(nn.Module):
-    """Fields of some rows -> their mean loss, as a module, so that its weights can be swapped."""
-
-    def __init__(self, model: nn.Module, objective: Objective, provenance: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self._objective = objective
-        self._provenance = provenance
-
-    def forward(self, fields: Mapping[str, Tensor]) -> Tensor:
-        rows = len(next(iter(fields.values())))
-        batch = Batch(fields, self._provenance[:rows], rows)
-        return self._objective.losses(self._objective.predict(self.model, batch), batch).mean()
-
-
-def trainable(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters by name, detached: views of the weights."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+_INPUT, _TARGET, _PROVENANCE = "input.", "target.", "provenance"
 
 
 def fisher_diagonal(
-    model: nn.Module,
+    module: nn.Module,
     objective: Objective,
     batch: Batch,
     *,
     estimate: FisherEstimate = "exact",
     batch_rows: int = 32,
     workspace_bytes: int = 256 * 2**20,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """F by the name of the parameter, each of the shape and dtype of its parameter.
 
     Args:
-        model: the plain module (not a compiled wrapper); left in the mode it was in.
-        batch: normalised rows, 1 or more, on the model's device.
+        module: the plain module (not a compiled wrapper); left in the mode it was in.
+        batch: normalised rows, 1 or more, on the module's device.
         batch_rows: rows of one gradient, for `batch_mean`.
-        workspace_bytes: what the gradients of a chunk of samples may take at once, for `exact`;
-            the chunk is at least one sample.
+        workspace_bytes: what the gradients of single samples may take at once.
+        generator: draws the targets, for `drawn`; on the CPU.
 
     Example:
         With l = (w x - y)^2 the gradient is 2 (w x - y) x, here 2 and -4.
 
-        >>> import torch
         >>> from insitu.objectives.regress import Regress
         >>> from insitu.schema import Schema
         >>> schema = Schema.of({"x": ("float32", (1,)), "y": ("float32", (1,))})
@@ -87,65 +73,77 @@ def fisher_diagonal(
         >>> fisher_diagonal(model, Regress(schema), batch, estimate="batch_mean")["weight"]
         tensor([[1.]])
     """
-    fields = {name: batch.fields[name] for name in objective.fields}
-    loss = _MeanLoss(model, objective, batch.provenance)
-    weights = trainable(model)
-    constants = {
-        _PREFIX + name: tensor.detach()
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-        if name not in weights
+    targets = batch
+    if estimate == "drawn":
+        targets = _drawn(module, objective, batch, generator)
+    rows = rows_of(objective, batch, targets)
+    values = LossOfRows(objective)
+    if estimate == "batch_mean":
+        return batch_means_of_powers(module, values, rows, power=2, batch_rows=batch_rows)
+    sums = sums_of_powers(module, values, rows, power=2, workspace_bytes=workspace_bytes)
+    return {name: total.div_(batch.rows) for name, total in sums.items()}
+
+
+def check_estimate(name: str, objective: Objective, estimate: str) -> None:
+    """Refuse an estimate of the Fisher information that the objective does not allow."""
+    if estimate != "batch_mean" and not objective.row_by_row:
+        why = "the loss of a row depends on the other rows, so it has no gradient per sample"
+        refuse(name, objective, why, "fisher: batch_mean, or an objective with a loss per row")
+    if estimate == "drawn" and not objective.is_likelihood:
+        why = "its loss is no log likelihood, so no targets can be drawn from the model"
+        refuse(name, objective, why, "fisher: exact or batch_mean")
+
+
+class LossOfRows:
+    """The objective's losses, of rows as `rows_of` makes them."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def __call__(self, module: nn.Module, rows: Mapping[str, Tensor]) -> Tensor:
+        outputs = self._objective.predict(module, _part(rows, _INPUT))
+        return self._objective.losses(outputs, _part(rows, _TARGET))
+
+
+def rows_of(objective: Objective, batch: Batch, targets: Batch) -> dict[str, Tensor]:
+    """What the model sees and what it is asked for, which may be one field, as one mapping."""
+    read = objective.fields
+    return {
+        **{_INPUT + name: batch.fields[name] for name in read},
+        **{_TARGET + name: targets.fields[name] for name in read},
+        _PROVENANCE: batch.provenance,
     }
 
-    def mean_loss(weights: Mapping[str, Tensor], fields: Mapping[str, Tensor]) -> Tensor:
-        named = {_PREFIX + name: tensor for name, tensor in weights.items()}
-        result: Tensor = functional_call(loss, {**named, **constants}, (fields,))
-        return result
 
-    with evaluation_mode(model):
-        if estimate == "batch_mean":
-            return _mean_of_squares(
-                _gradients_of_batches(grad(mean_loss), weights, fields, batch_rows)
-            )
-        gradient_bytes = sum(w.numel() * w.element_size() for w in weights.values())
-        chunk_rows = max(1, workspace_bytes // max(gradient_bytes, 1))
-        return _mean_of_squares(_gradients_of_samples(grad(mean_loss), weights, fields, chunk_rows))
-
-
-Gradient = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
-
-
-def _gradients_of_samples(
-    gradient: Gradient, weights: dict[str, Tensor], fields: dict[str, Tensor], chunk_rows: int
-) -> Iterator[dict[str, Tensor]]:
-    """By chunks of samples: name -> (rows, *shape) gradients, one a sample."""
-    per_sample = vmap(gradient, in_dims=(None, 0), randomness="different")
-    # a sample becomes a batch of one row, so that objective and model see what they always see
-    rows_of_one = {name: tensor.unsqueeze(1) for name, tensor in fields.items()}
-    for chunk in _chunks(rows_of_one, chunk_rows):
-        yield per_sample(weights, chunk)
-
-
-def _gradients_of_batches(
-    gradient: Gradient, weights: dict[str, Tensor], fields: dict[str, Tensor], batch_rows: int
-) -> Iterator[dict[str, Tensor]]:
-    """By batches: name -> (1, *shape), the gradient of the batch's mean loss."""
-    for chunk in _chunks(fields, batch_rows):
-        yield {name: g.unsqueeze(0) for name, g in gradient(weights, chunk).items()}
-
-
-def _chunks(fields: dict[str, Tensor], rows: int) -> Iterator[dict[str, Tensor]]:
-    count = len(next(iter(fields.values())))
-    for start in range(0, count, rows):
-        yield {name: tensor[start : start + rows] for name, tensor in fields.items()}
-
-
-def _mean_of_squares(gradients: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+def batch_means_of_powers(
+    module: nn.Module, values: Values, rows: Mapping[str, Tensor], *, power: int, batch_rows: int
+) -> dict[str, Tensor]:
+    """1/B sum_b |d mean_{n in b} v_n / d w|^p over batches of rows, by the name of the parameter."""
     sums: dict[str, Tensor] = {}
     count = 0
-    for chunk in gradients:
-        for name, gradient in chunk.items():
-            squares = gradient.square().sum(dim=0)
-            sums[name] = squares if name not in sums else sums[name] + squares
-        count += len(next(iter(chunk.values())))
-    assert count, "a Fisher information needs a sample"
+    with evaluation_mode(module):
+        for part in parts(rows, batch_rows):
+            size = len(next(iter(part.values())))
+            for name, gradient in gradients(module, values, part).items():
+                mean = (gradient / size).abs() ** power
+                sums[name] = sums[name] + mean if name in sums else mean
+            count += 1
+    if count == 0:
+        raise InternalError("gradients of 0 samples were asked for", allowed="1 sample or more")
     return {name: total / count for name, total in sums.items()}
+
+
+@torch.no_grad()
+def _drawn(
+    module: nn.Module, objective: Objective, batch: Batch, generator: torch.Generator | None
+) -> Batch:
+    if generator is None:
+        raise InternalError("no generator to draw targets with", allowed="one, for drawn")
+    with evaluation_mode(module):
+        return objective.drawn_targets(objective.predict(module, batch), batch, generator)
+
+
+def _part(rows: Mapping[str, Tensor], prefix: str) -> Batch:
+    fields = {n.removeprefix(prefix): t for n, t in rows.items() if n.startswith(prefix)}
+    provenance = rows[_PROVENANCE]
+    return Batch(fields, provenance, len(provenance))

@@ -30,7 +30,8 @@ from insitu.errors import OperatorError
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
 from insitu.strategies.base import Observation, Strategy, check_state_keys
-from insitu.strategies.fisher import FisherEstimate, fisher_diagonal, trainable
+from insitu.strategies.fisher import FisherEstimate, fisher_diagonal
+from insitu.strategies.per_sample import trainable
 from insitu.strategies.quadratic_penalty import quadratic_penalty
 from insitu.task_samples import TaskSamples
 
