@@ -13,8 +13,10 @@ from insitu.objectives.classify import Classify
 from insitu.schema import Schema
 from insitu.strategies.base import Observation
 from insitu.strategies.replay import ExperienceReplay
+from insitu.strategies.replay_augmentation import Augmentation
 from insitu.trainer import Trainer
-from learning import generator, make_batch, make_memory
+from learning import generator, make_batch, make_memory, make_objective
+from stepwise import Parts, Recorder, Step, assert_descends, cross_entropies, steps
 
 
 def observe(replay: ExperienceReplay, batch: Batch, step: int = 1) -> None:
@@ -119,3 +121,133 @@ def test_every_remembered_row_is_replayed_uniformly(samples_per_step: int) -> No
     expected = draws * samples_per_step / 20
     statistic = ((counts - expected).square() / expected).sum().item()
     assert statistic < 50.8  # chi-square of 19 degrees of freedom, 1 in 10,000
+
+
+@pytest.mark.parametrize("objective", ["classify", "regress"])
+@pytest.mark.parametrize("mean_over", ["all", "parts"])
+@pytest.mark.parametrize("weight", [1.0, 0.3, 2.0])
+def test_every_step_is_that_of_the_equation(objective: str, mean_over: str, weight: float) -> None:
+    def make(parts: Parts) -> ExperienceReplay:
+        return ExperienceReplay(
+            parts.memory,
+            samples_per_step=5,
+            replay_weight=weight,
+            mean_over=mean_over,  # type: ignore[arg-type]
+        )
+
+    for step in steps(make, objective=objective):
+        fresh = step.fresh
+
+        def loss(weights: torch.Tensor, step: Step = step, fresh: int = fresh) -> torch.Tensor:
+            outputs = step.inputs @ weights.T
+            if objective == "classify":
+                losses = cross_entropies(outputs, step.labels)
+            else:
+                losses = (outputs - step.labels.double()).square().mean(1)
+            if step.batch.replayed_rows == 0:
+                return losses.mean()
+            if mean_over == "all":
+                return (losses[:fresh].sum() + weight * losses[fresh:].sum()) / len(losses)
+            return losses[:fresh].mean() + weight * losses[fresh:].mean()
+
+        assert_descends(step, loss)
+
+
+@pytest.mark.parametrize("control", ["loss", "loss_ratio"])
+def test_the_weight_follows_the_loss_on_memory(control: str) -> None:
+    """Step by step by its equation, and each step is made with the weight before it."""
+
+    def make(parts: Parts) -> ExperienceReplay:
+        replay = ExperienceReplay(
+            parts.memory,
+            samples_per_step=5,
+            weight_control=control,  # type: ignore[arg-type]
+            weight_target=target,
+            weight_rate=0.5,
+            weight_most=1.5,
+        )
+        made.append(replay)
+        return replay
+
+    made: list[ExperienceReplay] = []
+    target = 1.6 if control == "loss" else 0.8
+    expected, visited = 1.0, []
+    for step in steps(make, batches=12):
+        fresh = step.fresh
+
+        def loss(
+            weights: torch.Tensor, step: Step = step, fresh: int = fresh, weight: float = expected
+        ) -> torch.Tensor:
+            losses = cross_entropies(step.inputs @ weights.T, step.labels)
+            return (losses[:fresh].sum() + weight * losses[fresh:].sum()) / len(losses)
+
+        assert_descends(step, loss)
+        if step.batch.replayed_rows:
+            losses = cross_entropies(step.inputs @ step.before.T, step.labels)
+            reached = target * (losses[:fresh].mean().item() if control == "loss_ratio" else 1.0)
+            exponent = 0.5 * (losses[fresh:].mean().item() / reached - 1)
+            moved = expected * np.exp(np.clip(exponent, -1, 1))
+            expected = float(np.clip(moved, 1 / 1.5, 1.5))
+        visited.append(expected)
+    assert len(set(visited)) > 5
+    assert float(made[0].metrics()["replay_weight"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_controlled_weight_is_restored() -> None:
+    def replay() -> ExperienceReplay:
+        return ExperienceReplay(
+            make_memory(), samples_per_step=4, weight_control="loss", weight_rate=0.5
+        )
+
+    used, other = replay(), replay()
+    batch = make_batch("classify", 6, seed=0)
+    observe(used, batch)
+    observe(used, used.augment(batch))
+    assert float(used.metrics()["replay_weight"]) != 1.0
+    other.load_state_dict(used.state_dict())
+    assert other.metrics()["replay_weight"] == used.metrics()["replay_weight"]
+
+
+def test_several_updates_draw_anew_and_remember_once() -> None:
+    recorder = Recorder()
+    replay = ExperienceReplay(make_memory(), samples_per_step=3)
+    model = nn.Linear(6, 4)
+    trainer = Trainer(
+        model,
+        make_objective("classify"),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        strategies=[replay, recorder],
+        updates_per_batch=4,
+    )
+    for number in range(3):
+        trainer.step(make_batch("classify", 10, seed=number))
+    assert len(replay.memory) == 30
+    assert len(recorder.batches) == 12
+    draws = {tuple(batch.column(Column.ROW)[10:].tolist()) for batch in recorder.batches[8:]}
+    assert len(draws) == 4
+
+
+def test_the_memory_is_told_what_its_samples_cost_now() -> None:
+    replay = ExperienceReplay(make_memory(), samples_per_step=3)
+    batch = make_batch("classify", 6, seed=0)
+    observe(replay, batch)
+    augmented = replay.augment(batch)
+    losses = torch.arange(100.0, 109.0)
+    replay.observe(Observation(augmented, torch.zeros(9, 1), losses, 2, last=False))
+    slots = torch.from_numpy(replay.memory.last_sampled)
+    assert replay.memory.last_loss[slots].tolist() == [106.0, 107.0, 108.0]
+
+
+def test_replayed_rows_alone_are_changed() -> None:
+    replay = ExperienceReplay(make_memory(), samples_per_step=6, augment=Augmentation(noise=1.0))
+    batch = make_batch("classify", 6, seed=0)
+    observe(replay, batch)
+    augmented = replay.augment(batch)
+    assert torch.equal(augmented.fields["x"][:6], batch.fields["x"])
+    sources = augmented.column(Column.ROW)[6:]
+    assert not torch.isclose(augmented.fields["x"][6:], batch.fields["x"][sources]).any()
+    assert torch.equal(augmented.fields["y"][6:], batch.fields["y"][sources])
+    remembered = replay.memory.sample(6)
+    assert remembered is not None
+    rows = remembered.column(Column.ROW)
+    assert torch.equal(remembered.fields["x"], batch.fields["x"][rows])
