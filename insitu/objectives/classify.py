@@ -1,4 +1,14 @@
-"""Classification: one integer label a sample, cross entropy on logits."""
+"""Classification: one integer label a sample, cross entropy on logits.
+
+The model gives one logit a class. Labels are 0 .. classes - 1; others are refused at the
+door by `label_range`, never here (looking would stop the device). With `unlabelled` a label
+of -1 says that the row has none: its loss is 0, and the others are scaled by rows / labelled
+rows, so that the mean over a batch is that over its labelled rows. It may still be replayed
+and distilled, and gives gradients where a strategy draws its label from the model.
+
+Strategies: works with all of them. Rows are independent of one another, up to that common
+factor; the loss is a log likelihood.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +38,7 @@ LabelSmoothing = Annotated[
 class Classify(Labelled):
     """Cross entropy between the model's logits and integer labels.
 
-    The model gives one logit a class. Labels are 0 .. classes - 1; others are refused at the
-    door by `label_range`, never here (looking would stop the device). With `unlabelled` a label
-    of -1 says that the row has none: its loss is 0, and the others are scaled by rows / labelled
-    rows, so that the mean over a batch is that over its labelled rows. It may still be replayed
-    and distilled, and gives gradients where a strategy draws its label from the model.
-
     Scores: `accuracy`, the share of (labelled) rows whose largest logit is the label's, in [0, 1].
-
-    Strategies: works with all of them. Rows are independent of one another, up to that common
-    factor; the loss is a log likelihood.
 
     Example:
         >>> schema = Schema.of({"x": ("uint8", (1, 8, 8)), "y": ("int64", ())})

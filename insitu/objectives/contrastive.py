@@ -3,7 +3,8 @@
 Khosla et al., "Supervised contrastive learning" (2020), eq. 2 (L_out). With z the projections,
 of length 1, P(i) the other rows of row i's class and A(i) all other rows of the batch,
 
-    contrastive_i = -1/|P(i)| sum_{p in P(i)} log( exp(z_i z_p / t) / sum_{a in A(i)} exp(z_i z_a / t) )
+    share(i, p)   = exp(z_i z_p / t) / sum_{a in A(i)} exp(z_i z_a / t)
+    contrastive_i = -1/|P(i)| sum_{p in P(i)} log share(i, p)
     loss_i        = contrastive_i + head_weight * cross_entropy(head(f_i), y_i)
 
 The model gives the features f; two layers project them, a linear head classifies them. With

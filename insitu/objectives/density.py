@@ -1,4 +1,13 @@
-"""Conditional density: the negative log likelihood of a field, given another."""
+"""Conditional density: the negative log likelihood of a field, given another.
+
+The model is fed x and the condition, flattened, one behind the other, and gives one log density
+a row; it has to be a normalised one, such as `conditional_flow`, or the loss falls for ever.
+Densities are of what the model sees: a normaliser that divides x by its standard deviations s
+lowers the loss by sum log s.
+
+Strategies: works with those that need losses alone. Targets cannot be drawn from a log density,
+so Fisher informations are empirical. `distances` compares log densities. There are no labels.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +29,7 @@ from insitu.schema import Schema
 class Density(Objective):
     """-log p(x | condition), in nats a sample, by a model that gives log densities.
 
-    The model is fed x and the condition, flattened, one behind the other, and gives one log density
-    a row; it has to be a normalised one, such as `conditional_flow`, or the loss falls for ever.
-    Densities are of what the model sees: a normaliser that divides x by its standard deviations s
-    lowers the loss by sum log s.
-
     Scores: `log_likelihood`, the mean log density in nats, the loss with the other sign.
-
-    Strategies: works with those that need losses alone. Targets cannot be drawn from a log density,
-    so Fisher informations are empirical. `distances` compares log densities. There are no labels.
 
     Example:
         >>> schema = Schema.of({"x": ("float32", (2,)), "time": ("float32", ())})

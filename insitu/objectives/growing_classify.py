@@ -1,4 +1,19 @@
-"""Classification among the classes that have appeared so far."""
+"""Classification among the classes that have appeared so far.
+
+A class is *open* when one of its rows was trained before, or is in the batch at hand; logits
+of closed classes are out of softmax and argmax and get a gradient of exactly zero. So this
+equals a classifier whose head has the open classes only and is lengthened when one appears.
+The head is nevertheless allocated for `classes` from the start: weights, moments, importances
+and checkpoints keep their shapes for ever, and a class's first weights are those of its seed,
+whenever it appears. What differs from `classify` is that a class which never came is never
+pushed down; between classes that came and went it behaves alike.
+
+Deviations: with `label_smoothing` the mass is spread over the open classes.
+
+Strategies: works with all. The loss of a row depends on the others only in the one batch where
+a class appears for the first time. Outputs are the logits of all classes; `distances` compares
+those of closed classes too, which then hold still.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +34,9 @@ from insitu.schema import Schema
 class GrowingClassify(Labelled):
     """Cross entropy over the classes seen so far: a classifier that grows as classes appear.
 
-    A class is *open* when one of its rows was trained before, or is in the batch at hand; logits
-    of closed classes are out of softmax and argmax and get a gradient of exactly zero. So this
-    equals a classifier whose head has the open classes only and is lengthened when one appears.
-    The head is nevertheless allocated for `classes` from the start: weights, moments, importances
-    and checkpoints keep their shapes for ever, and a class's first weights are those of its seed,
-    whenever it appears. What differs from `classify` is that a class which never came is never
-    pushed down; between classes that came and went it behaves alike.
-
     Scores: `accuracy`, the share of (labelled) rows whose largest open logit is the label's;
     `classes_seen`, the number of classes that are open. Losses and scores do not depend on
     whether `observe` has counted their own batch yet.
-
-    Deviations: with `label_smoothing` the mass is spread over the open classes.
-
-    Strategies: works with all. The loss of a row depends on the others only in the one batch where
-    a class appears for the first time. Outputs are the logits of all classes; `distances` compares
-    those of closed classes too, which then hold still.
 
     Example:
         >>> schema = Schema.of({"x": ("float32", (3,)), "y": ("int64", ())})

@@ -1,4 +1,22 @@
-"""Classification with a head of its own for every task."""
+"""Classification with a head of its own for every task.
+
+The model gives (heads, classes) logits, one head beside the other. A row is judged by the
+head of its task alone: the others get a gradient of exactly zero, and predictions are among
+the classes of its head. So it equals one linear head a task on shared layers, in one matrix.
+
+The head of a row is the index of its task (in order of first appearance), or the field that
+`head` names. Tasks beyond the last head share the last one: task indices are not known at the
+door, and losing rows there would be worse. The score `without_head` says how often that was.
+With `head`, indices out of range are refused at the door.
+
+With `labels: per_head` labels start at 0 in every task; with `running` they run on over the
+heads (head 1 of two classes: 2 and 3), and are taken modulo `classes`. `labels()` always gives
+the running number, head * classes + own label.
+
+Strategies: works with all that treat outputs as numbers. Those that read outputs as the logits
+of all classes, (rows, classes), are not defined (ER-ACE). Rows are independent; the loss is a
+log likelihood. Tasks are needed: do not use it with streams that are cut by detection.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +40,8 @@ _TASK = int(Column.TASK)
 class MultiHead(Labelled):
     """Task-incremental classification: who asks says which task it is, and its head answers.
 
-    The model gives (heads, classes) logits, one head beside the other. A row is judged by the
-    head of its task alone: the others get a gradient of exactly zero, and predictions are among
-    the classes of its head. So it equals one linear head a task on shared layers, in one matrix.
-
-    The head of a row is the index of its task (in order of first appearance), or the field that
-    `head` names. Tasks beyond the last head share the last one: task indices are not known at the
-    door, and losing rows there would be worse. The score `without_head` says how often that was.
-    With `head`, indices out of range are refused at the door.
-
-    With `labels: per_head` labels start at 0 in every task; with `running` they run on over the
-    heads (head 1 of two classes: 2 and 3), and are taken modulo `classes`. `labels()` always gives
-    the running number, head * classes + own label.
-
     Scores: `accuracy`, the share of rows whose label has the largest logit of its head;
     `without_head`, the share of rows of tasks beyond the last head.
-
-    Strategies: works with all that treat outputs as numbers. Those that read outputs as the logits
-    of all classes, (rows, classes), are not defined (ER-ACE). Rows are independent; the loss is a
-    log likelihood. Tasks are needed: do not use it with streams that are cut by detection.
 
     Example:
         >>> schema = Schema.of({"x": ("float32", (1,)), "y": ("int64", ())})

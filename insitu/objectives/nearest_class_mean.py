@@ -1,4 +1,27 @@
-"""Classification by the nearest mean of a class in the space of features."""
+"""Classification by the nearest mean of a class in the space of features.
+
+Snell et al., "Prototypical networks for few-shot learning" (2017), eq. 2, on a stream; nearest
+mean of exemplars as in Rebuffi et al., "iCaRL" (2017), section 2.2, but of all rows that came:
+
+p(c | f) = softmax over the seen classes of -||f - mean_c||^2 / temperature
+loss     = -log p(label | f)
+
+The means are state, not weights: they move in `observe`, after an update, by fresh and
+replayed rows alike, with the features as they were before the update. Gradients do not pass
+into them. A class that appears for the first time has the mean of its rows in the batch. Unseen
+classes have no share. No layer tells the classes apart, so none can prefer the newest.
+
+Outputs are the features and, behind them, the (classes,) logits by the means of that moment,
+without gradient: so scores are those before the update, whenever they are read.
+
+Deviations: the paper's means are of a small support set that is drawn anew for every batch, and
+get gradients.
+
+Strategies: works with all that know labels only through `losses` and `labels`. `distances`
+compares features alone. Strategies that read outputs as logits of classes (ER-ACE) are not
+defined, as the first outputs are features. A row's loss depends on others only in the batch in
+which a class appears.
+"""
 
 from __future__ import annotations
 
@@ -47,29 +70,7 @@ Temperature = Annotated[
 class NearestClassMean(Labelled):
     """Features near the mean of their class and far from those of the others.
 
-    Snell et al., "Prototypical networks for few-shot learning" (2017), eq. 2, on a stream; nearest
-    mean of exemplars as in Rebuffi et al., "iCaRL" (2017), section 2.2, but of all rows that came:
-
-        p(c | f) = softmax over the seen classes of -||f - mean_c||^2 / temperature
-        loss     = -log p(label | f)
-
-    The means are state, not weights: they move in `observe`, after an update, by fresh and
-    replayed rows alike, with the features as they were before the update. Gradients do not pass
-    into them. A class that appears for the first time has the mean of its rows in the batch. Unseen
-    classes have no share. No layer tells the classes apart, so none can prefer the newest.
-
-    Outputs are the features and, behind them, the (classes,) logits by the means of that moment,
-    without gradient: so scores are those before the update, whenever they are read.
-
     Scores: `accuracy`, by the nearest mean.
-
-    Deviations: the paper's means are of a small support set that is drawn anew for every batch, and
-    get gradients.
-
-    Strategies: works with all that know labels only through `losses` and `labels`. `distances`
-    compares features alone. Strategies that read outputs as logits of classes (ER-ACE) are not
-    defined, as the first outputs are features. A row's loss depends on others only in the batch in
-    which a class appears.
 
     Example:
         >>> schema = Schema.of({"x": ("float32", (1,)), "y": ("int64", ())})

@@ -1,4 +1,9 @@
-"""Regression: parameters -> a field of any shape (surrogates of a solver)."""
+"""Regression: parameters -> a field of any shape (surrogates of a solver).
+
+Strategies: works with all that do not need classes (`labels` is None: class-balanced memories and
+ER-ACE refuse it). Rows are independent; squared and absolute differences are log likelihoods of a
+Gaussian and a Laplace distribution, so a true Fisher information is defined.
+"""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ a row and a 1 behind them, and y its one-hot label,
 G and C are sums, so W after the whole stream is that of one joint fit on all of it, in whatever
 order it came: nothing is forgotten, and nothing is stored of a sample. That holds for a frozen
 model (`random_patches`, a pre-trained network). `expand` puts fixed random features
-relu(f R / sqrt(size)) behind the model, as RanPAC does, which make a linear head almost as strong as
-a kernel machine.
+relu(f R / sqrt(size)) behind the model, as RanPAC does, which make a linear head almost as strong
+as a kernel machine.
 
-W is solved by Cholesky, in float64, when somebody evaluates and rows came since; while training only
-each time the rows have grown by `refit_ratio`, so the prequential accuracy is that of a
+W is solved by Cholesky, in float64, when somebody evaluates and rows came since; while training
+only each time the rows have grown by `refit_ratio`, so the prequential accuracy is that of a
 slightly older fit, which never saw the row. The sums are float64 by default; with
 float32 they cost half, and equal the joint fit to about 1e-4.
 
@@ -27,10 +27,10 @@ strategies and reports have something to look at. With `train_features` its grad
 the model: then G holds features of different ages, and the exactness is gone.
 
 Deviations: l is relative to the mean square of a feature, so one value serves any scale; RanPAC
-chooses it by a validation split. ACIL updates the inverse of G by the Woodbury identity, which costs
-as much a step and loses digits a step. With `updates_per_batch` above 1 every row is counted that
-often, which changes nothing but rounding. Rows whose features are all zero (a model that has not
-made up its features yet) and rows without label are left out.
+chooses it by a validation split. ACIL updates the inverse of G by the Woodbury identity, which
+costs as much a step and loses digits at each. With `updates_per_batch` above 1 every row is
+counted that often, which changes nothing but rounding. Rows whose features are all zero (a model
+that has not made up its features yet) and rows without label are left out.
 
 Costs: size^2 numbers (of 8 bytes) on the device and in checkpoints: 0.33 GB for 6,400 features;
 2 rows size^2 floating-point operations a step; a solve of size^3 / 3.
@@ -134,7 +134,7 @@ class Ridge(Labelled):
                 "summed over the rows",
                 json_schema_extra={"unit": "ratio"},
             ),
-        ] = 1e-4,
+        ] = 1e-3,
         train_features: Annotated[
             bool, Field(description="let the head's gradient train the model")
         ] = False,
