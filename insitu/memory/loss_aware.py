@@ -39,7 +39,8 @@ class LossAware(Memory):
     Example:
         >>> memory = LossAware(2, torch.device("cpu"), torch.Generator().manual_seed(0))
         >>> for start in range(0, 90, 3):
-        ...     losses = torch.tensor([0.1, 9.0 if start == 3 else 0.2, 0.1])
+        ...     losses = torch.full((3,), 0.1)
+        ...     losses[0] = 9.0 if start == 0 else 0.2
         ...     memory.add(Batch.of({"x": torch.arange(start, start + 3)}), losses)
         >>> memory.last_loss.max().item()
         9.0
