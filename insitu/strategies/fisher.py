@@ -3,7 +3,7 @@
 For samples n = 1..N with losses l_n(y) at weights w,
 
     exact:       F = 1/N sum_n (d l_n(y_n) / d w)^2              y_n as it came
-    drawn:       F = 1/N sum_n (d l_n(y) / d w)^2                y drawn from the model, once a sample
+    drawn:       F = 1/N sum_n (d l_n(y) / d w)^2                y drawn from the model
     batch_mean:  F = 1/B sum_b (d mean_{n in b} l_n / d w)^2     one gradient per batch of samples
 
 `exact` is the *empirical* Fisher (Kunstner, Hennig and Balles, "Limitations of the empirical Fisher
@@ -32,11 +32,10 @@ from insitu.errors import InternalError
 from insitu.evaluation import evaluation_mode
 from insitu.objectives.base import Objective
 from insitu.strategies.base import refuse
-from insitu.strategies.per_sample import Values, gradients, parts, sums_of_powers
+from insitu.strategies.per_sample import batch_means_of_powers, sums_of_powers
+from insitu.strategies.rows import asked, rows_of, seen
 
 FisherEstimate = Literal["exact", "drawn", "batch_mean"]
-
-_INPUT, _TARGET, _PROVENANCE = "input.", "target.", "provenance"
 
 
 def fisher_diagonal(
@@ -101,36 +100,8 @@ class LossOfRows:
         self._objective = objective
 
     def __call__(self, module: nn.Module, rows: Mapping[str, Tensor]) -> Tensor:
-        outputs = self._objective.predict(module, _part(rows, _INPUT))
-        return self._objective.losses(outputs, _part(rows, _TARGET))
-
-
-def rows_of(objective: Objective, batch: Batch, targets: Batch) -> dict[str, Tensor]:
-    """What the model sees and what it is asked for, which may be one field, as one mapping."""
-    read = objective.fields
-    return {
-        **{_INPUT + name: batch.fields[name] for name in read},
-        **{_TARGET + name: targets.fields[name] for name in read},
-        _PROVENANCE: batch.provenance,
-    }
-
-
-def batch_means_of_powers(
-    module: nn.Module, values: Values, rows: Mapping[str, Tensor], *, power: int, batch_rows: int
-) -> dict[str, Tensor]:
-    """1/B sum_b |d mean_{n in b} v_n / d w|^p over batches of rows, by the name of the parameter."""
-    sums: dict[str, Tensor] = {}
-    count = 0
-    with evaluation_mode(module):
-        for part in parts(rows, batch_rows):
-            size = len(next(iter(part.values())))
-            for name, gradient in gradients(module, values, part).items():
-                mean = (gradient / size).abs() ** power
-                sums[name] = sums[name] + mean if name in sums else mean
-            count += 1
-    if count == 0:
-        raise InternalError("gradients of 0 samples were asked for", allowed="1 sample or more")
-    return {name: total / count for name, total in sums.items()}
+        outputs = self._objective.predict(module, seen(rows))
+        return self._objective.losses(outputs, asked(rows))
 
 
 @torch.no_grad()
@@ -141,9 +112,3 @@ def _drawn(
         raise InternalError("no generator to draw targets with", allowed="one, for drawn")
     with evaluation_mode(module):
         return objective.drawn_targets(objective.predict(module, batch), batch, generator)
-
-
-def _part(rows: Mapping[str, Tensor], prefix: str) -> Batch:
-    fields = {n.removeprefix(prefix): t for n, t in rows.items() if n.startswith(prefix)}
-    provenance = rows[_PROVENANCE]
-    return Batch(fields, provenance, len(provenance))

@@ -79,6 +79,24 @@ def sums_of_powers(
         return found
 
 
+def batch_means_of_powers(
+    module: nn.Module, values: Values, rows: Mapping[str, Tensor], *, power: int, batch_rows: int
+) -> dict[str, Tensor]:
+    """1/B sum_b |d mean_{n in b} v_n / d w|^p over batches of rows, by parameter name."""
+    sums: dict[str, Tensor] = {}
+    count = 0
+    with evaluation_mode(module):
+        for part in parts(rows, batch_rows):
+            size = len(next(iter(part.values())))
+            for name, gradient in gradients(module, values, part).items():
+                mean = (gradient / size).abs() ** power
+                sums[name] = sums[name] + mean if name in sums else mean
+            count += 1
+    if count == 0:
+        raise InternalError("gradients of 0 samples were asked for", allowed="1 sample or more")
+    return {name: total / count for name, total in sums.items()}
+
+
 def trainable(module: nn.Module) -> dict[str, Tensor]:
     """The trainable parameters by name, detached: views of the weights."""
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
@@ -137,9 +155,7 @@ def _by_layers(
         count = len(next(iter(part.values())))
         if not _each_used_once(total, calls, owners, count):
             return None
-        gradients = torch.autograd.grad(
-            total, [call.output for call in calls], allow_unused=True
-        )
+        gradients = torch.autograd.grad(total, [call.output for call in calls], allow_unused=True)
         for call, gradient in zip(calls, gradients, strict=True):
             if gradient is not None:
                 _add(sums, owners[call.layer], call, gradient, power, workspace_bytes)
@@ -272,9 +288,7 @@ def _gradients_in_a_loop(
         yield {name: gradient.unsqueeze(0) for name, gradient in found.items()}
 
 
-def gradients(
-    module: nn.Module, values: Values, rows: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def gradients(module: nn.Module, values: Values, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """d sum_n v_n / d w by the name of the parameter; zeros where it is not used."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     with torch.enable_grad():

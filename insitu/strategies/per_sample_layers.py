@@ -107,9 +107,7 @@ def _batch_norm(
 ) -> tuple[Tensor, Tensor]:
     """In evaluation mode, by running statistics."""
     assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
-    normalised = functional.batch_norm(
-        inputs, layer.running_mean, layer.running_var, eps=layer.eps
-    )
+    normalised = functional.batch_norm(inputs, layer.running_mean, layer.running_var, eps=layer.eps)
     return _of_channels(normalised, gradients, power)
 
 
