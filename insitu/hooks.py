@@ -77,8 +77,17 @@ _EVENTS = (
             "task": "name of the task",
             "samples": "how many samples it had in this visit",
             "scores": "task -> score on its held-out probes, for all tasks that have some",
+            "figures": "figure over tasks -> its value: average, forgetting, transfer, ...",
             "ended_by": "who said so: producer, command or detection",
             "detectors": "names of the detectors that found the boundary; empty for the others",
+        },
+    ),
+    Event(
+        "evaluation",
+        "The probes are measured between the ends of tasks: on schedule, or by command.",
+        {
+            "scores": "task -> score on its held-out probes, for all tasks that have some",
+            "figures": "figure over tasks -> its value: average, forgetting, transfer, ...",
         },
     ),
     Event(

@@ -74,6 +74,7 @@ _LABELS = (
     Label("strategy", "name of the strategy"),
     Label("detector", "name of the detector of drift"),
     Label("figure", "name of the figure"),
+    Label("over", "which fresh rows", ("mean", "window", "fading")),
     Label("kind", "kind of alert", tuple(ALERTS)),
     Label("hook", "name of the hook", (), 64),
     Label("event", "event of the hook", tuple(EVENTS)),
@@ -221,6 +222,23 @@ _TRAINING = (
     _gauge(
         "evaluation_forgetting", "", ("task", "figure"),
         "By how much that figure is worse than at its best.", "mean",
+    ),
+    _gauge("evaluation_figure", "", ("figure",), "Newest figure over all tasks, see evaluation."),
+    _gauge(
+        "prequential_loss", "", ("over",),
+        "Mean loss of fresh rows before they were trained; NaN before the first.",
+    ),
+    _gauge(
+        "prequential_score", "", ("over", "figure"),
+        "The same of the headline score.",
+    ),
+    _gauge(
+        "prequential_task_loss", "", ("task",),
+        "Mean loss of all fresh rows of a task before they were trained.", "mean",
+    ),
+    _gauge(
+        "prequential_task_score", "", ("task", "figure"),
+        "The same of the headline score.", "mean",
     ),
     _gauge("evaluation_probe_samples", "samples", ("task",), "Held-out probes of a task."),
 )  # fmt: skip

@@ -61,16 +61,16 @@ def test_probes_are_bounded_and_restored() -> None:
     assert_same(copied(probes.state_dict()), copied(other.state_dict()))
 
 
-def test_every_objective_has_a_headline_that_it_scores() -> None:
+def test_the_headline_tells_which_way_is_up() -> None:
     schema = Schema.of({"x": ("float32", (4,)), "y": ("int64", ()), "target": ("float32", (4,))})
-    for name, component in catalogue("insitu.objectives").items():
-        options = {
-            "classify": {"classes": 4},
-            "regress": {"target": "target"},
-            "forecast": {"target": "target"},
-            "reconstruct": {},
-        }[name]
-        objective = component.build(options, {"schema": schema})
+    chosen: dict[str, dict[str, object]] = {
+        "classify": {"classes": 4},
+        "regress": {"target": "target"},
+        "forecast": {"target": "target"},
+        "reconstruct": {},
+    }
+    for name, options in chosen.items():
+        objective = catalogue("insitu.objectives")[name].build(options, {"schema": schema})
         batch = Batch.of(
             {"x": torch.randn(3, 4), "y": torch.tensor([0, 1, 2]), "target": torch.randn(3, 4)}
         )

@@ -52,7 +52,9 @@ def delivered(event: str, action: Any, payload: dict[str, Any], **kwargs: Any) -
 
 
 def test_events_are_named_once_and_described() -> None:
-    assert list(EVENTS) == ["start", "step", "task_end", "checkpoint", "alert", "stop"]
+    assert list(EVENTS) == [
+        "start", "step", "task_end", "evaluation", "checkpoint", "alert", "stop",
+    ]  # fmt: skip
     for name, event in EVENTS.items():
         assert event.hook_name == f"on_{name}"
         assert event.meaning

@@ -104,6 +104,7 @@ def test_every_event_reaches_functions_commands_and_requests(
             push(source, 0, 40, task="only")
             push(source, 1000, 1010, task="only", evaluate=True)
         daemon.wait_metric("insitu_ended_tasks_total", 1)
+        assert daemon.post("evaluate")[0] == 200
         assert daemon.stop() == 0
     by_function, by_command = lines(tmp_path / "python"), lines(tmp_path / "shell")
     for heard in (by_function, by_command, listener.events):
@@ -117,7 +118,9 @@ def check_events(heard: list[dict[str, Any]]) -> None:
     """A whole life: what came, in which order, with which fields."""
     by_name = {name: [e for e in heard if e["event"] == name] for name in EVENTS}
     counts = {name: len(events) for name, events in by_name.items()}
-    assert counts == {"start": 1, "step": 5, "task_end": 1, "checkpoint": 1, "alert": 1, "stop": 1}
+    once = ("start", "task_end", "evaluation", "checkpoint", "alert", "stop")
+    assert counts == dict.fromkeys(once, 1) | {"step": 5}
+    assert by_name["evaluation"][0]["scores"] == by_name["task_end"][0]["scores"]
     assert heard[0]["event"] == "start"
     assert heard[-1]["event"] == "stop"
     for name, events in by_name.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from insitu.config.problem import Problem
-from insitu.config.sections import BufferSection, CheckpointSection, StreamSection
+from insitu.config.sections import BufferSection, CheckpointSection, EvaluationSection, StreamSection
 from insitu.errors import OperatorError
 
 
@@ -19,6 +19,8 @@ def machine_problems(sections: Mapping[str, Any]) -> list[Problem]:
         path = getattr(sections.get(name), "token_file", None)
         if path is not None:
             problems += _token_problems(path, name)
+    if "evaluation" in sections:
+        problems += _probe_problems(sections["evaluation"])
     if "checkpoint" in sections:
         problems += _directory_problems(sections["checkpoint"])
     if "stream" in sections:
@@ -55,6 +57,15 @@ def _token_problems(path: Path, section: str) -> Iterator[Problem]:
         read_token(path)
     except OperatorError as error:
         yield Problem((section, "token_file"), error.message, hint=error.remedy)
+
+
+def _probe_problems(evaluation: EvaluationSection) -> Iterator[Problem]:
+    for task, path in evaluation.probe_files.items():
+        if not path.is_file():
+            yield Problem(("evaluation", "probe_files", task), f"is {str(path)!r}, which is no file")
+        elif not os.access(path, os.R_OK):
+            message = f"is {str(path)!r}, which this user may not read"
+            yield Problem(("evaluation", "probe_files", task), message)
 
 
 def _directory_problems(checkpoint: CheckpointSection) -> Iterator[Problem]:

@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 from insitu.config.setting import Section, setting
 from insitu.schema import DTYPES, Schema
 
+ProbePath = Annotated[Path, Field(strict=False)]
+TaskName = Annotated[str, Field(min_length=1, max_length=256)]
 OptionalPath = Annotated[Path, Field(strict=False)] | None
 Options = Annotated[
     dict[str, Any], setting("Its options; the tables of components list them with their ranges.")
@@ -356,7 +358,7 @@ class TrainerSection(Section):
 
 
 class EvaluationSection(Section):
-    """Measuring on held-out samples that producers mark with `evaluate=True`."""
+    """Measuring on held-out samples, which producers mark with `evaluate=True` or files hold."""
 
     probe_samples_per_task: Annotated[
         int, setting("Held-out samples kept of each task.", unit="samples", ge=0)
@@ -367,6 +369,25 @@ class EvaluationSection(Section):
             "Measure every so many steps too, besides at the end of a task.", unit="steps", ge=1
         ),
     ] = None
+    probe_files: Annotated[
+        dict[TaskName, ProbePath],
+        setting(
+            "Held-out samples from files, by task: .npz archives of one array a field, one row a "
+            "sample."
+        ),
+    ] = Field(default_factory=dict)
+    window_steps: Annotated[
+        int,
+        setting("Steps of the window of the prequential figures.", unit="steps", ge=1, le=10_000),
+    ] = 100
+    score_every_steps: Annotated[
+        int,
+        setting(
+            "The prequential score is taken of every so many steps; the loss of all.",
+            unit="steps",
+            ge=1,
+        ),
+    ] = 4
 
 
 class CheckpointSection(Section):
@@ -389,7 +410,7 @@ class HookSection(Section):
     """Something to run when something happens; it watches and never changes learning."""
 
     on: Annotated[
-        Literal["start", "step", "task_end", "checkpoint", "alert", "stop"],
+        Literal["start", "step", "task_end", "evaluation", "checkpoint", "alert", "stop"],
         setting("The event; the table of hooks says when each comes and what it carries."),
     ]
     shell: Annotated[

@@ -88,7 +88,7 @@ COMMANDS: Mapping[str, Declaration] = {
         Declaration(
             "evaluate",
             "Measure all tasks on their held-out samples, between two steps.",
-            "`scores` by task",
+            "`scores` by task and `figures` over tasks",
         ),
     )
 }

@@ -16,7 +16,7 @@ import zmq
 
 from insitu.checkpoint import SnapshotBuffers
 from insitu.config import Config, read_token
-from insitu.evaluation import EvaluationMatrix, ProbeSets
+from insitu.evaluation import EvaluationMatrix, Prequential, ProbeSets, read_probe_file
 from insitu.objectives.base import Objective
 from insitu.stream.buffer import StreamBuffer
 from insitu.stream.transfer import Transfer
@@ -90,6 +90,7 @@ def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Servi
     resumed_from = recorder.restore() if resume else None
     if resumed_from is not None:
         _log.info("resumed from %s at step %d", resumed_from, trainer.steps)
+    _take_probe_files(config, trainer, examiner)
     commands = CommandQueue(on_post=buffer.interrupt)
     sessions = Sessions()
     door = _door(config, trainer.objective)
@@ -126,7 +127,20 @@ def _examiner(
     )
     metric, higher_is_better = trainer.objective.headline
     matrix = EvaluationMatrix(metric, higher_is_better=higher_is_better)
-    return Examiner(probes, matrix, inbox, buffer.task_index, buffer.task_names, trainer.segments)
+    prequential = Prequential(
+        metric,
+        window_steps=config.evaluation.window_steps,
+        score_every_steps=config.evaluation.score_every_steps,
+    )
+    return Examiner(
+        probes, matrix, inbox, buffer.task_index, buffer.task_names, trainer.segments, prequential
+    )
+
+
+def _take_probe_files(config: Config, trainer: Trainer, examiner: Examiner) -> None:
+    bounds = _bounds(config, trainer.objective)
+    for task, path in config.evaluation.probe_files.items():
+        examiner.take_file(task, read_probe_file(path, config.stream.as_schema(), bounds))
 
 
 def _recording(
@@ -218,6 +232,11 @@ def _max_batch_bytes(config: Config, buffer: StreamBuffer) -> int:
 
 
 def _door(config: Config, objective: Objective) -> Door:
+    return Door(config.stream.as_schema(), _bounds(config, objective), config.stream.non_finite)
+
+
+def _bounds(config: Config, objective: Objective) -> dict[str, tuple[float | None, float | None]]:
+    """The elements that a field may have, by what the stream and the objective say."""
     ranges: dict[str, tuple[float | None, float | None]] = dict(objective.label_range)
     for name, field in config.stream.fields.items():
         low, high = ranges.get(name, (None, None))
@@ -225,7 +244,7 @@ def _door(config: Config, objective: Objective) -> Door:
             low if field.minimum is None else field.minimum,
             high if field.maximum is None else field.maximum,
         )
-    return Door(config.stream.as_schema(), ranges, config.stream.non_finite)
+    return ranges
 
 
 def _hooks(config: Config) -> list[Hook]:

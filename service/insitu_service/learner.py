@@ -154,6 +154,9 @@ class Learner:
             return
         batch, copy_seconds = self._transfer(draw)
         self._buffer.release(draw)
+        if self._trainer.steps == 0:
+            self._examiner.examine_untrained(self._trainer)
+        labelled = self._trainer.segments.relabel(batch)
         try:
             report = self._trainer.step(batch)
         except NonFiniteLoss as error:
@@ -161,13 +164,26 @@ class Learner:
             self._guard.refused(error)
             return
         self._tally.count(report, draw.waited_seconds, draw.copy_seconds + copy_seconds)
+        self._examiner.watch(labelled, report)
         self._guard.watch(report)
         self._watchers.emit("step", lambda: _step_payload(report))
         if report.boundary is not None:
             self._task_ends.at_boundary(report.boundary)
         every = self._evaluate_every_steps
         if every is not None and self._trainer.steps % every == 0:
-            self._examiner.examine(self._trainer)
+            self._evaluate()
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Measure between the ends of tasks; the scores, by task."""
+        self._examiner.take_in()
+        scores = self._examiner.examine(self._trainer)
+        payload = {
+            "step": self._trainer.steps,
+            "scores": scores,
+            "figures": self._examiner.figures(),
+        }
+        self._watchers.emit("evaluation", payload)
+        return {"scores": scores, "figures": payload["figures"]}
 
     # commands
 
@@ -175,8 +191,7 @@ class Learner:
         if command.name == "checkpoint":
             self._recorder.save(self._trainer.steps, command.done)
         elif command.name == "evaluate":
-            self._examiner.take_in()
-            command.done.set_result({"scores": self._examiner.examine(self._trainer)})
+            command.done.set_result(self._evaluate())
         elif command.name == "end_task":
             command.done.set_result(self._task_ends.by_command())
         elif command.name == "drain":

@@ -16,6 +16,7 @@ from insitu_service.status import (
     CheckpointStatus,
     EvaluationStatus,
     MemoryFill,
+    PrequentialStatus,
     ProducerStatus,
     Status,
     StreamStatus,
@@ -51,6 +52,7 @@ class Overview:
             "trainer": self._trainer(),
             "tasks": self._tasks(),
             "evaluation": self._evaluation(),
+            "prequential": self._prequential(),
             "producers": self._producers(),
             "checkpoint": self._checkpoint(),
         }
@@ -94,13 +96,13 @@ class Overview:
         }
 
     def _tasks(self) -> list[TaskStatus]:
-        ended = self._service.examiner.picture.ended
+        ends = self._service.examiner.picture.ends
         return [
             {
                 "name": fill.name,
-                "visit": ended.count(fill.name),
+                "visit": ends.get(fill.name, 0),
                 "samples": fill.arrived,
-                "state": "learned" if fill.name in ended and not fill.unseen else "open",
+                "state": "learned" if fill.name in ends and not fill.unseen else "open",
             }
             for fill in self._service.buffer.snapshot().tasks
         ]
@@ -115,6 +117,26 @@ class Overview:
             "tasks": list(picture.tasks),
             "ended": list(picture.ended),
             "matrix": [list(row) for row in picture.matrix],
+            "row_numbers": list(picture.row_numbers),
+            "figures": {name: number(value) for name, value in picture.figures.items()},
+            "forgetting": dict(picture.forgetting or {}),
+            "probes": dict(picture.probes),
+        }
+
+    def _prequential(self) -> dict[str, PrequentialStatus]:
+        prequential = self._service.examiner.prequential
+        over = {
+            "mean": prequential.mean(),
+            "window": prequential.window(),
+            "fading": prequential.fading(),
+        }
+        return {
+            name: {
+                "samples": found.samples,
+                "loss": number(found.loss),
+                "score": number(found.score),
+            }
+            for name, found in over.items()
         }
 
     def _producers(self) -> list[ProducerStatus]:

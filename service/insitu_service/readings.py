@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from insitu import __version__
+from insitu.metrics import OTHER
 from insitu_service.collector import Reading
 from insitu_service.compose import Service
 from insitu_service.overview import memory_fill, number
@@ -136,8 +137,24 @@ class Readings:
             yield _gauge("evaluation_score", value, task, picture.metric)
         for task, value in (picture.forgetting or {}).items():
             yield _gauge("evaluation_forgetting", value, task, picture.metric)
+        for name, value in picture.figures.items():
+            yield _gauge("evaluation_figure", value, name)
+        yield from self._prequential()
         for task, count in picture.probes.items():
             yield _gauge("evaluation_probe_samples", count, task)
+
+    def _prequential(self) -> Iterator[Reading]:
+        examiner = self._service.examiner
+        prequential, names = examiner.prequential, examiner.names()
+        over = {"mean": prequential.mean(), "window": prequential.window()}
+        over["fading"] = prequential.fading()
+        for name, found in over.items():
+            yield _gauge("prequential_loss", found.loss, name)
+            yield _gauge("prequential_score", found.score, name, prequential.score)
+        for task, found in prequential.by_task().items():
+            label = names[task] if 0 <= task < len(names) else OTHER
+            yield _gauge("prequential_task_loss", found.loss, label)
+            yield _gauge("prequential_task_score", found.score, label, prequential.score)
 
     def _checkpoints(self) -> Iterator[Reading]:
         recorder, writer = self._service.recorder, self._service.writer

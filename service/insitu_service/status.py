@@ -62,12 +62,24 @@ class TaskStatus(TypedDict):
     state: str
 
 
+class PrequentialStatus(TypedDict):
+    """Loss and headline score of rows before they were trained."""
+
+    samples: int
+    loss: float | None
+    score: float | None
+
+
 class EvaluationStatus(TypedDict):
     metric: str
     higher_is_better: bool
     tasks: list[str]  # columns of the matrix
     ended: list[str]  # the task that ended before each row
     matrix: list[list[float | None]]  # row i: all tasks, measured when task i had ended
+    row_numbers: list[int]  # of each row among all; old ones are thinned out in a long run
+    figures: dict[str, float | None]  # over tasks: average, forgetting, transfer, ...
+    forgetting: dict[str, float]  # by task
+    probes: dict[str, int]  # by task: samples that it is measured on
 
 
 class ProducerStatus(TypedDict):
@@ -94,6 +106,7 @@ class Status(TypedDict):
     trainer: NotRequired[TrainerStatus]
     tasks: NotRequired[list[TaskStatus]]
     evaluation: NotRequired[EvaluationStatus | None]
+    prequential: NotRequired[dict[str, PrequentialStatus]]  # over: mean, window, fading
     producers: NotRequired[list[ProducerStatus]]
     checkpoint: NotRequired[CheckpointStatus]
 

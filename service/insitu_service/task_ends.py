@@ -77,6 +77,7 @@ class TaskEnds:
             "samples": ended.samples,
             "step": self._trainer.steps,
             "scores": scores,
+            "figures": self._examiner.figures(),
             "ended_by": by,
             "detectors": list(detectors),
         }
