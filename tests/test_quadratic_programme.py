@@ -174,7 +174,7 @@ def test_one_constraint_in_closed_form(dtype: torch.dtype, seed: int, floor: flo
     gradients, floors = pieces(g), None
     if floor is not None:
         floors = torch.tensor([floor * float(r.double().square().sum())], dtype=torch.float64)
-    project(gradients, pieces(r), floors, "network")
+    project(gradients, pieces(r), "network", floors=floors)
     found = torch.cat([part.flatten() for part in gradients]).double()
     wanted = np.zeros(1) if floors is None else floors.numpy()
     expected = nearest(g.double().numpy(), r.double().numpy()[None], wanted)
@@ -187,19 +187,20 @@ def test_one_constraint_in_closed_form(dtype: torch.dtype, seed: int, floor: flo
 def test_each_tensor_is_projected_by_itself() -> None:
     g = [torch.tensor([-1.0, 2.0]), torch.tensor([3.0])]
     r = [torch.tensor([1.0, 0.0]), torch.tensor([5.0])]
-    amounts = project(g, [part.clone() for part in r], None, "tensor")
+    amounts = project(g, [part.clone() for part in r], "tensor")
     assert amounts.tolist() == [1.0, 0.0]
     assert [part.tolist() for part in g] == [[0.0, 2.0], [3.0]]
     g = [torch.tensor([-1.0, 2.0]), torch.tensor([3.0])]
-    assert project(g, r, None, "network").tolist() == [0.0], "together they agree"
+    assert project(g, r, "network").tolist() == [0.0], "together they agree"
 
 
 def test_a_reference_of_zero_changes_nothing_and_one_that_is_no_number_shows() -> None:
     g = [torch.tensor([-1.0, 2.0])]
-    assert project(g, [torch.zeros(2)], None, "network").tolist() == [0.0]
-    assert project(g, [torch.zeros(2)], torch.tensor([1.0]).double(), "network").tolist() == [0.0]
+    assert project(g, [torch.zeros(2)], "network").tolist() == [0.0]
+    floors = torch.ones(1, dtype=torch.float64)
+    assert project(g, [torch.zeros(2)], "network", floors=floors).tolist() == [0.0]
     assert g[0].tolist() == [-1.0, 2.0]
-    project(g, [torch.tensor([torch.nan, 1.0])], None, "network")
+    project(g, [torch.tensor([torch.nan, 1.0])], "network")
     assert not g[0].isfinite().all()
 
 

@@ -43,7 +43,7 @@ from torch import Tensor
 from insitu.criterion import Criterion
 from insitu.memory.base import Memory
 from insitu.strategies.gradient_stack import Per
-from insitu.strategies.half_space import products
+from insitu.strategies.half_space import products, project
 from insitu.strategies.memory_constraint import MemoryConstraint, ReferenceSamples, WhichRows
 
 
@@ -116,12 +116,13 @@ class GEC(MemoryConstraint):
         self._rate = rate
         self._memory_loss = torch.zeros((), device=criterion.parameters[0].device)
 
-    def _floors(self, loss: Tensor, reference: list[Tensor]) -> Tensor | None:
+    def _project(self, gradients: list[Tensor], reference: list[Tensor], loss: Tensor) -> Tensor:
         self._memory_loss = loss
         squares = products(reference, reference, self._per)
         slack = self._tolerance - loss.to(torch.float64)
         limits = -self._rate * slack * (squares / squares.sum())
-        return torch.where(slack < 0, self._strength * squares, limits)
+        floors = torch.where(slack < 0, self._strength * squares, limits)
+        return project(gradients, reference, self._per, floors=floors, squares=squares)
 
     def metrics(self) -> Mapping[str, Tensor | float]:
         return {**super().metrics(), "memory_loss": self._memory_loss}

@@ -249,7 +249,9 @@ def multipliers(gram: Tensor, margin: float) -> Tensor:
     of_references, slopes = gram[:, 1:, 1:], gram[:, 1:, 0]
     found = margin + solve(of_references, slopes + margin * of_references.sum(-1))
     agrees = (slopes >= 0).all(-1, keepdim=True)
-    return torch.where(agrees, 0.0, found)
+    found = torch.where(agrees, 0.0, found)
+    # what is not finite goes into every tensor, so that the trainer's guard sees it
+    return torch.where(found.isfinite().all(), found, torch.nan)
 
 
 def _tasks(batch: Batch) -> list[int]:

@@ -34,36 +34,46 @@ def products(one: Sequence[Tensor], other: Sequence[Tensor], per: Per) -> Tensor
 
 @torch.no_grad()
 def project(
-    gradients: Sequence[Tensor], reference: Sequence[Tensor], floors: Tensor | None, per: Per
+    gradients: Sequence[Tensor],
+    reference: Sequence[Tensor],
+    per: Per,
+    *,
+    floors: Tensor | None = None,
+    squares: Tensor | None = None,
 ) -> Tensor:
     """Move gradients in place, as little as possible, until <g, r> >= floor.
 
     Args:
         gradients: g, one tensor a parameter.
         reference: r, likewise; overwritten. Where it is zero, g stays.
-        floors: as `products` gives them; None for 0.
         per: whether all parameters are one vector, or each is one by itself.
+        floors: as `products` gives them; None for 0.
+        squares: the products of r with itself, where they are known.
 
     Returns:
         v, (1,) or (tensors,): how much of r was added.
 
     Example:
         >>> g = [torch.tensor([-1.0, 1.0])]
-        >>> project(g, [torch.tensor([2.0, 0.0])], None, "network"), g
+        >>> project(g, [torch.tensor([2.0, 0.0])], "network"), g
         (tensor([0.5000], dtype=torch.float64), [tensor([0., 1.])])
     """
-    squares = products(reference, reference, per)
     missing = -products(gradients, reference, per)
     if floors is not None:
         missing = missing + floors
-    # a zero reference says nothing; whatever is not a number goes on to the trainer's guard
+    if missing.is_cpu and bool((missing <= 0).all()):  # where looking costs nothing
+        return torch.zeros_like(missing)
+    if squares is None:
+        squares = products(reference, reference, per)
     amounts = torch.where(squares == 0, 0.0, missing.clamp(min=0.0) / squares)
+    # what is not finite goes into every tensor, so that the trainer's guard sees it
+    amounts = torch.where(amounts.isfinite().all(), amounts, torch.nan)
     _add(gradients, reference, amounts)
     return amounts
 
 
 def _add(gradients: Sequence[Tensor], reference: Sequence[Tensor], amounts: Tensor) -> None:
-    if amounts.is_cpu:  # where looking costs nothing
+    if amounts.is_cpu:
         factors = amounts.tolist()
         if len(factors) == 1:
             if factors[0] != 0.0:

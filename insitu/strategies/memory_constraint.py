@@ -1,7 +1,8 @@
 """Strategies that hold a step to what one gradient over the memory allows: A-GEM and its kin.
 
 The part that they share: a memory that they write, a reference gradient over a draw from it, and
-the projection of the step's gradient onto <g, r> >= floor. A strategy says which floor.
+the projection of the step's gradient onto <g, r> >= floor. The floor is 0 unless a strategy says
+otherwise.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class MemoryConstraint(Strategy):
         )
 
     def augment(self, batch: Batch) -> Batch:
-        self._fresh_tasks = np.unique(batch.fresh().column(Column.TASK).numpy())
+        self._fresh_tasks = batch.provenance.numpy()[: batch.fresh_rows, Column.TASK].copy()
         return batch
 
     def adjust_gradients(self) -> None:
@@ -89,20 +90,20 @@ class MemoryConstraint(Strategy):
             return
         loss = self._criterion.losses(rows).mean()
         reference = self._criterion.gradient_of(loss)
-        floors = self._floors(loss.detach(), reference)
         gradients = gradients_of(self._criterion.parameters)
-        amounts = project(gradients, reference, floors, self._per)
+        amounts = self._project(gradients, reference, loss.detach())
         self._constrained_steps += 1
         self._projected_steps += (amounts > 0).any()
 
-    def _floors(self, loss: Tensor, reference: list[Tensor]) -> Tensor | None:
-        """The least products: as `half_space.products` gives them, or None for 0.
+    def _project(self, gradients: list[Tensor], reference: list[Tensor], loss: Tensor) -> Tensor:
+        """Change the gradients in place, here to <g, r> >= 0; how much of r was added.
 
         Args:
-            loss: 0-dim, the mean over the drawn samples, detached.
-            reference: its gradient.
+            gradients: g, the parameters' own.
+            reference: r, to be overwritten.
+            loss: 0-dim, whose gradient r is, detached.
         """
-        return None
+        return project(gradients, reference, self._per)
 
     def _drawn(self) -> Batch | None:
         """Rows for the reference loss; None when there are none."""
