@@ -64,6 +64,8 @@ class Metric:
         assert set(self.labels) <= LABELS.keys(), self.labels
 
 
+_QUANTILES = ("0.0", "0.25", "0.5", "0.75", "1.0")
+
 _LABELS = (
     Label("phase", "phase of a training step", tuple(PHASES)),
     Label("source", "where the samples came from", ("fresh", "replayed")),
@@ -74,6 +76,8 @@ _LABELS = (
     Label("strategy", "name of the strategy"),
     Label("detector", "name of the detector of drift"),
     Label("figure", "name of the figure"),
+    Label("class", "label of the class, the first 64 to be counted", (), 64),
+    Label("quantile", "share of the samples that are not older", _QUANTILES, 5),
     Label("over", "which fresh rows", ("mean", "window", "fading")),
     Label("kind", "kind of alert", tuple(ALERTS)),
     Label("hook", "name of the hook", (), 64),
@@ -163,6 +167,15 @@ _BUFFER = (
     _gauge("memory_capacity_samples", "samples", (), "Slots of the episodic memories."),
     _gauge("memory_samples", "samples", (), "Samples in the episodic memories."),
     _gauge("memory_task_samples", "samples", ("task",), "Samples in the memories by task."),
+    _gauge("memory_class_samples", "samples", ("class",), "The same by class, where it is known."),
+    _gauge("memory_producer_samples", "samples", ("producer",), "The same by producer."),
+    _gauge(
+        "memory_age_seconds", "seconds", ("quantile",), "Time since remembered samples were pushed."
+    ),
+    _gauge(
+        "memory_age_samples", "samples", ("quantile",),
+        "Samples offered to the memory since a remembered one was.",
+    ),
 )
 
 _PRODUCERS = (

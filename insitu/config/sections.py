@@ -239,7 +239,29 @@ class MemorySection(Section):
     capacity_samples: Annotated[
         int, setting("Samples that it remembers, allocated at start.", unit="samples", ge=1)
     ]
+    placement: Annotated[
+        Literal["device", "host", "disk"],
+        setting(
+            "Where samples lie: beside the model, in (pinned) memory of the host, or in a file "
+            "that is mapped into memory and may be larger than it."
+        ),
+    ] = "device"
+    directory: Annotated[
+        OptionalPath, setting("Of that file, for placement disk; checkpoints need it beside them.")
+    ] = None
     options: Options = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _directory_of_disk(self) -> Self:
+        if (self.placement == "disk") != (self.directory is not None):
+            raise _refuse(
+                "memory_directory",
+                "placement disk needs a directory, and no other placement takes one; this is "
+                "placement {placement} with directory {directory}",
+                placement=self.placement,
+                directory=str(self.directory),
+            )
+        return self
 
 
 class StrategySection(Section):

@@ -16,7 +16,7 @@ State dicts hold views of the live tensors, as those of modules do: copy before 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from insitu.batch import Batch, Column, SampleFlag
 from insitu.errors import InternalError, OperatorError
-from insitu.memory.composition import Composition, counted, quantiles
+from insitu.memory.composition import Contents, counted
 from insitu.memory.store import SampleStore
 from insitu.sampling import Indices, distinct, uniform
 
@@ -176,25 +176,18 @@ class Memory(ABC):
         """Remembered samples by index of their task."""
         return counted(self.provenance[:, Column.TASK].numpy())
 
-    def contents(self, now_ns: int) -> Composition:
-        """What is in it by task, class, producer and age; for reports, not for the step.
-
-        Args:
-            now_ns: the wall clock, nanoseconds since 1970.
-        """
-        columns = self.provenance.numpy()
-        produced_at, told_after = columns[:, Column.PRODUCED_AT_NS], self._store.offered_before
-        classes = self._store.classes[: len(columns)].cpu().numpy()
-        return Composition(
-            samples=len(columns),
-            by_task=counted(columns[:, Column.TASK]),
-            by_producer=counted(columns[:, Column.PRODUCER]),
-            by_class=counted(classes) if self._store.has_classes else None,
-            age_seconds=quantiles((now_ns - produced_at) / 1e9),
-            age_samples=quantiles(
-                (self.offered_samples - told_after[: len(columns)].numpy()).astype(np.float64)
-            ),
+    def contents(self) -> Contents:
+        """What is known of all samples, for `insitu.memory.composition`; not for the step."""
+        store, length = self._store, self._length
+        return Contents(
+            store.provenance[:length].numpy(),
+            self.offered_samples - store.offered_before[:length].numpy(),
+            store.classes[:length].cpu().numpy() if store.has_classes else None,
         )
+
+    def count_checkpoints_by(self, written: Callable[[], int]) -> None:
+        """Let a memory on disk know how many checkpoints were written, see `DiskRoom`."""
+        self._store.room.count_checkpoints_by(written)
 
     @property
     def generator(self) -> torch.Generator:

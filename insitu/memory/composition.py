@@ -1,4 +1,4 @@
-"""What is in a memory, told by task, class, producer and age.
+"""What is in one or several memories, told by task, class, producer and age.
 
 Counted when somebody asks, from the columns that are kept anyway: nothing of it costs a step. The
 reader may be another thread than the writer; then a count may mix two neighbouring moments.
@@ -6,38 +6,76 @@ reader may be another thread than the writer; then a count may mix two neighbour
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from insitu.batch import Column
+from insitu.sampling import Indices
 
 #: which ages are told: the youngest, quarters, the oldest
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What is known of the samples of a memory, one row each.
+
+    Args:
+        provenance: (samples, len(Column)).
+        offered_since: (samples,) samples that were offered to the memory since.
+        classes: (samples,), or None where classes are not known.
+    """
+
+    provenance: npt.NDArray[np.int64]
+    offered_since: Indices
+    classes: Indices | None
+
+
+@dataclass(frozen=True)
 class Composition:
-    """Samples of a memory at one moment.
+    """Samples of memories at one moment.
 
     Args:
         samples: how many.
         by_task, by_producer: index -> samples.
-        by_class: class -> samples; None where classes are not known.
+        by_class: class -> samples, of the memories whose classes are known.
         age_seconds: quantile -> seconds since the producer pushed, for `QUANTILES`; empty without
             samples.
-        age_samples: quantile -> samples offered to the memory since.
+        age_samples: quantile -> samples that were offered to the memory since.
     """
 
     samples: int
     by_task: Mapping[int, int]
     by_producer: Mapping[int, int]
-    by_class: Mapping[int, int] | None
+    by_class: Mapping[int, int]
     age_seconds: Mapping[float, float]
     age_samples: Mapping[float, float]
 
 
-def counted(numbers: npt.NDArray[np.int64]) -> dict[int, int]:
+def composition(memories: Sequence[Contents], now_ns: int) -> Composition:
+    """All of them together.
+
+    Args:
+        now_ns: the wall clock, nanoseconds since 1970.
+    """
+    rows = [np.zeros((0, len(Column)), np.int64), *(part.provenance for part in memories)]
+    columns = np.concatenate(rows)
+    classes = [part.classes for part in memories if part.classes is not None]
+    since = np.concatenate([np.zeros(0), *(part.offered_since for part in memories)])
+    return Composition(
+        samples=len(columns),
+        by_task=counted(columns[:, Column.TASK]),
+        by_producer=counted(columns[:, Column.PRODUCER]),
+        by_class=counted(np.concatenate(classes)) if classes else {},
+        age_seconds=quantiles((now_ns - columns[:, Column.PRODUCED_AT_NS]) / 1e9),
+        age_samples=quantiles(since),
+    )
+
+
+def counted(numbers: Indices) -> dict[int, int]:
     """Number -> how often it is there.
 
     Example:

@@ -8,7 +8,7 @@ A room knows slots and tensors and nothing else; provenance and counters are in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -72,6 +72,9 @@ class Room(ABC):
     @abstractmethod
     def state_dict(self, length: int) -> Any:
         """Slots `[0, length)`, as views where there are tensors."""
+
+    def count_checkpoints_by(self, written: Callable[[], int]) -> None:  # noqa: B027
+        """How many checkpoints are on the disk; for rooms whose states are not whole alone."""
 
     @abstractmethod
     def load_state_dict(self, state: Any, length: int) -> None:

@@ -13,6 +13,7 @@ from insitu.config.sections import StrategySection
 from insitu.criterion import Criterion
 from insitu.detection import Detector, DriftWatch
 from insitu.errors import InsituError, OperatorError, PluginError
+from insitu.memory.base import Memory
 from insitu.models.build import build_model
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
@@ -25,6 +26,7 @@ from insitu.stream.policies import FIFO, FIRO, Policy, Reservoir
 from insitu.tasks import TaskLedger
 from insitu.trainer import Trainer
 from insitu_service.generators import part_generator, part_seed
+from insitu_service.memories import build_store
 
 
 def choose_device(name: str) -> torch.device:
@@ -104,7 +106,9 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         "optimizer": optimizer,
     }
     strategies = [
-        _build_strategy(section, f"strategies.{index}", parts, device, seed)
+        _build_strategy(
+            section, f"strategies.{index}", parts, device, seed, config.checkpoint.keep
+        )
         for index, section in enumerate(config.strategies)
     ]
     return Trainer(
@@ -147,6 +151,7 @@ def _build_strategy(
     parts: Mapping[str, Any],
     device: torch.device,
     seed: int,
+    kept: int,
 ) -> Strategy:
     live = {**parts, "device": device, "generator": part_generator(seed, place)}
     if section.memory is not None:
@@ -157,7 +162,11 @@ def _build_strategy(
             "criterion": parts["criterion"],
             "objective": parts["objective"],
         }
-        live["memory"] = _build("insitu.memory", section.memory, memory_parts)
+        memory: Memory = _build("insitu.memory", section.memory, memory_parts)
+        memory.keep_in(
+            build_store(section.memory, place, device, parts["objective"], checkpoints_kept=kept)
+        )
+        live["memory"] = memory
     strategy: Strategy = _build("insitu.strategies", section, live)
     return strategy
 

@@ -40,6 +40,7 @@ from insitu_service.ingest import Ingest, Outbox
 from insitu_service.intake import Intake
 from insitu_service.learner import Learner
 from insitu_service.lobby import Lobby
+from insitu_service.memories import count_checkpoints
 from insitu_service.probe_inbox import ProbeInbox
 from insitu_service.reception import Reception
 from insitu_service.recorder import Recorder
@@ -87,6 +88,7 @@ def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Servi
     examiner = _examiner(config, buffer, trainer, inbox)
     hooks = HookRunner(_hooks(config), {"service": config.service.name})
     writer, recorder = _recording(config, buffer, trainer, examiner, hooks, tally)
+    count_checkpoints(trainer, writer)
     resumed_from = recorder.restore() if resume else None
     if resumed_from is not None:
         _log.info("resumed from %s at step %d", resumed_from, trainer.steps)

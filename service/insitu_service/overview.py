@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 from torch import Tensor
 
 from insitu import __version__
-from insitu.memory.base import Memory
 from insitu_service.compose import Service
+from insitu_service.memories import memory_fill
 from insitu_service.status import (
     BufferFill,
     CheckpointStatus,
     EvaluationStatus,
-    MemoryFill,
     PrequentialStatus,
     ProducerStatus,
     Status,
@@ -48,7 +46,9 @@ class Overview:
             },
             "stream": self._stream(),
             "buffer": self._buffer(),
-            "memory": memory_fill(service),
+            "memory": memory_fill(
+                service.trainer, service.buffer.task_names(), service.buffer.producers()
+            ),
             "trainer": self._trainer(),
             "tasks": self._tasks(),
             "evaluation": self._evaluation(),
@@ -170,27 +170,3 @@ def number(value: Tensor | float | None) -> float | None:
         return None
     plain = float(value)
     return plain if math.isfinite(plain) else None
-
-
-def memories(service: Service) -> list[Memory]:
-    """The episodic memories of all strategies that have one."""
-    found = (getattr(part, "memory", None) for part in service.trainer.strategies.values())
-    return [memory for memory in found if isinstance(memory, Memory)]
-
-
-def memory_fill(service: Service) -> MemoryFill | None:
-    """All episodic memories together; None when there is none."""
-    all_of_them = memories(service)
-    if not all_of_them:
-        return None
-    names = service.examiner.names()
-    by_task: dict[str, int] = {}
-    for memory in all_of_them:
-        for task, count in memory.composition().items():
-            name: Any = names[task] if task < len(names) else str(task)
-            by_task[name] = by_task.get(name, 0) + count
-    return {
-        "samples": sum(len(memory) for memory in all_of_them),
-        "capacity_samples": sum(memory.capacity_samples for memory in all_of_them),
-        "by_task": by_task,
-    }

@@ -12,7 +12,8 @@ from insitu import __version__
 from insitu.metrics import OTHER
 from insitu_service.collector import Reading
 from insitu_service.compose import Service
-from insitu_service.overview import memory_fill, number
+from insitu_service.memories import memory_fill
+from insitu_service.overview import number
 
 
 class Readings:
@@ -74,12 +75,21 @@ class Readings:
         yield _gauge("buffer_seen_samples", fill.seen_samples)
         for task in fill.tasks:
             yield _gauge("buffer_task_samples", task.unseen + task.seen, task.name)
-        memory = memory_fill(self._service)
+        buffer = self._service.buffer
+        memory = memory_fill(self._service.trainer, buffer.task_names(), buffer.producers())
         if memory is not None:
             yield _gauge("memory_capacity_samples", memory["capacity_samples"])
             yield _gauge("memory_samples", memory["samples"])
             for name, count in memory["by_task"].items():
                 yield _gauge("memory_task_samples", count, name)
+            for label, count in memory["by_class"].items():
+                yield _gauge("memory_class_samples", count, label)
+            for producer, count in memory["by_producer"].items():
+                yield _gauge("memory_producer_samples", count, producer)
+            for quantile, age in memory["age_seconds"].items():
+                yield _gauge("memory_age_seconds", age, quantile)
+            for quantile, age in memory["age_samples"].items():
+                yield _gauge("memory_age_samples", age, quantile)
 
     def _producers(self) -> Iterator[Reading]:
         sessions = list(self._service.sessions)

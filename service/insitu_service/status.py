@@ -41,6 +41,10 @@ class MemoryFill(TypedDict):
     samples: int
     capacity_samples: int
     by_task: dict[str, int]
+    by_class: dict[str, int]
+    by_producer: dict[str, int]
+    age_seconds: dict[str, float]  # quantile ("0.0" the youngest) -> since the push
+    age_samples: dict[str, float]  # the same in samples that were offered since
 
 
 class TrainerStatus(TypedDict):
