@@ -77,7 +77,7 @@ _LABELS = (
     Label("detector", "name of the detector of drift"),
     Label("figure", "name of the figure"),
     Label("class", "label of the class, the first 64 to be counted", (), 64),
-    Label("quantile", "share of the samples that are not older", _QUANTILES, 5),
+    Label("share", "share of the samples that are not older", _QUANTILES, 5),
     Label("over", "which fresh rows", ("mean", "window", "fading")),
     Label("kind", "kind of alert", tuple(ALERTS)),
     Label("hook", "name of the hook", (), 64),
@@ -170,10 +170,10 @@ _BUFFER = (
     _gauge("memory_class_samples", "samples", ("class",), "The same by class, where it is known."),
     _gauge("memory_producer_samples", "samples", ("producer",), "The same by producer."),
     _gauge(
-        "memory_age_seconds", "seconds", ("quantile",), "Time since remembered samples were pushed."
+        "memory_age_seconds", "seconds", ("share",), "Time since remembered samples were pushed."
     ),
     _gauge(
-        "memory_age_samples", "samples", ("quantile",),
+        "memory_age_samples", "samples", ("share",),
         "Samples offered to the memory since a remembered one was.",
     ),
 )
