@@ -13,10 +13,12 @@ O(log n) memory and O(log n) time a step, and cuts lie between buckets. Of each 
 its sum of squared distances from its mean are kept; when one too many of a size are there, the two
 oldest become one (Chan et al., 1979). While a cut is found the oldest bucket goes.
 
-Deviations: losses are not bounded by 1, so R is the largest loss of the window minus its smallest,
-or `value_range` where it is given; buckets know theirs. A cut where the newer mean is the lower one
-shrinks the window and is no change: a model that learns does that all the time. After a change the
-window begins anew, without W1. Every cut is tried at every step, as in the paper.
+Deviations: losses are not bounded by 1. R is the deviation of the window, since the mean of a
+batch is near a normal variable, for which the first term is the whole bound; a bound that holds for
+any bounded loss is had by `value_range`, the largest loss minus the smallest, and comes too late
+for a model that learns quickly. A cut where the newer mean is the lower one shrinks the window and
+is no change: a model that learns does that all the time. After a change the window begins anew,
+without W1. Every cut is tried at every step, as in the paper.
 
 Costs: some twenty comparisons a step; a few kilobytes at most.
 
@@ -35,10 +37,8 @@ from pydantic import Field
 
 from insitu.detection.mean_loss import LossDetector
 
-#: of a bucket: losses in it, their sum, their sum of squared distances from its mean, the smallest
-#: and the largest
-Bucket = tuple[int, float, float, float, float]
-_COLUMNS = ("counts", "sums", "squares", "lowest", "highest")
+#: of a bucket: losses in it, their sum, and their sum of squared distances from its mean
+Bucket = tuple[int, float, float]
 
 
 class Adwin(LossDetector):
@@ -70,7 +70,7 @@ class Adwin(LossDetector):
                 "and surer",
                 json_schema_extra={"unit": "ratio"},
             ),
-        ] = 1e-5,
+        ] = 1e-4,
         buckets_per_size: Annotated[
             int,
             Field(
@@ -91,7 +91,7 @@ class Adwin(LossDetector):
             float | None,
             Field(
                 gt=0.0,
-                description="largest loss minus smallest (R); null: as seen so far",
+                description="largest loss minus smallest (R); null: the window's deviation",
                 json_schema_extra={"unit": "as the loss"},
             ),
         ] = None,
@@ -104,7 +104,7 @@ class Adwin(LossDetector):
         self.restart()
 
     def judge_loss(self, loss: float) -> bool:
-        self._buckets.append((1, loss, 0.0, loss, loss))
+        self._buckets.append((1, loss, 0.0))
         self._compress()
         return self._shrink()
 
@@ -133,7 +133,7 @@ class Adwin(LossDetector):
 
     def _cut(self) -> float:
         """Newer mean minus older at the first cut that holds, from the oldest on; 0 for none."""
-        counts, sums, squares, lowest, highest = np.array(self._buckets, dtype=np.float64).T
+        counts, sums, squares = np.array(self._buckets, dtype=np.float64).T
         n, total = counts.sum(), sums.sum()
         if n < 2 * self._smallest_part_steps or n < 3:  # ln(n) above 1
             return 0.0
@@ -145,8 +145,7 @@ class Adwin(LossDetector):
         inverse_m = 1.0 / n0 + 1.0 / n1
         log = math.log(2.0 * math.log(n) / self._confidence)
         bound = np.sqrt(2.0 * inverse_m * variance * log)
-        seen = float(highest.max() - lowest.min())
-        bound += 2.0 / 3.0 * inverse_m * (self._value_range or seen) * log
+        bound += 2.0 / 3.0 * inverse_m * (self._value_range or math.sqrt(variance)) * log
         wide = np.minimum(n0, n1) >= self._smallest_part_steps
         found = np.flatnonzero((np.abs(gaps) > bound) & wide)
         return float(gaps[found[0]]) if len(found) else 0.0
@@ -166,19 +165,22 @@ class Adwin(LossDetector):
         return {"window_steps": float(steps), "mean": total / steps if steps else 0.0}
 
     def history(self) -> dict[str, Any]:
-        return {name: [bucket[i] for bucket in self._buckets] for i, name in enumerate(_COLUMNS)}
+        return {
+            "counts": [count for count, _, _ in self._buckets],
+            "sums": [total for _, total, _ in self._buckets],
+            "squares": [squares for _, _, squares in self._buckets],
+        }
 
     def load_history(self, history: Mapping[str, Any]) -> None:
-        rows = zip(*(history[name] for name in _COLUMNS), strict=True)
-        self._buckets = [(int(n), float(s), float(q), float(a), float(b)) for n, s, q, a, b in rows]
+        columns = (history[name] for name in ("counts", "sums", "squares"))
+        self._buckets = [(int(n), float(s), float(q)) for n, s, q in zip(*columns, strict=True)]
 
 
 def _joined(one: Bucket, other: Bucket) -> Bucket:
     """Two buckets as one (Chan, Golub and LeVeque, 1979)."""
-    (n0, s0, q0, low0, high0), (n1, s1, q1, low1, high1) = one, other
+    (n0, s0, q0), (n1, s1, q1) = one, other
     apart = s1 / n1 - s0 / n0
-    squares = q0 + q1 + apart * apart * n0 * n1 / (n0 + n1)
-    return n0 + n1, s0 + s1, squares, min(low0, low1), max(high0, high1)
+    return n0 + n1, s0 + s1, q0 + q1 + apart * apart * n0 * n1 / (n0 + n1)
 
 
 COMPONENT = Adwin

@@ -97,8 +97,9 @@ class Detector(ABC):
         """
         own = self.state_dict()
         if set(state) != set(own):
+            found = ", ".join(sorted(state)) or "nothing"
             raise OperatorError(
-                f"the state of detector {self.name!r} holds {', '.join(sorted(state)) or 'nothing'}",
+                f"the state of detector {self.name!r} holds {found}",
                 allowed=", ".join(sorted(own)),
                 remedy="resume with the detection that the checkpoint was written with",
             )

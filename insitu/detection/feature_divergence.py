@@ -14,8 +14,8 @@ projected, always the same; of a step at most `most_rows` rows are looked at, ev
 and deviation of each projection are those of the first `window_steps` steps, and stay until the
 next change.
 
-Costs: one small product of matrices a step on the device, and `most_rows` times `directions` numbers
-that are copied to the host.
+Costs: one small product of matrices a step on the device, and `most_rows` times `directions`
+numbers that are copied to the host.
 
 Use it when: the inputs change and the loss does not tell: a model that is good at everything, a
 change of inputs without labels, or an early warning.
@@ -59,7 +59,7 @@ class FeatureDivergence(WindowDivergence):
                 description="a change when the divergence is larger; 1 is what chance gives",
                 json_schema_extra={"unit": "ratio"},
             ),
-        ] = 20.0,
+        ] = 5.0,
         window_steps: Annotated[
             int,
             Field(

@@ -12,10 +12,11 @@ which is the same as the cumulative sum g_t = max(0, g_(t-1) + z_t - tolerance) 
 how it is kept here, since m itself would sink without end. mu and s are exponential means over
 `memory_steps` (plain ones until so many were seen), taken before x_t is counted.
 
-Deviations: the loss is measured in its own running deviations, so that the same options serve any
-objective; and one step counts no more than `clip_deviations`, so that a single wild batch is not a
-change. The running mean follows a loss that falls while the model learns, which the textbook's
-mean of everything would not. Only a loss that rises is a change.
+Deviations: the loss is measured in its own running deviations, at least a thousandth of its mean,
+so that the same options serve any objective. One step adds no more than `clip_deviations`, and
+counts as no more in mu and s, so that a single wild batch is not a change, and a change does not
+hide itself by stretching the deviation. The running mean follows a loss that falls while the model
+learns, which the textbook's mean of everything would not. Only a loss that rises is a change.
 
 Costs: a few additions a step; no memory.
 
@@ -31,6 +32,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from insitu.detection.mean_loss import LossDetector
+
+#: of the mean: a loss that hardly moves is not to be measured by its rounding
+_LEAST_DEVIATION = 1e-3
 
 
 class PageHinkley(LossDetector):
@@ -60,7 +64,7 @@ class PageHinkley(LossDetector):
                 description="a change when the excess is larger; larger is later and surer",
                 json_schema_extra={"unit": "running deviations"},
             ),
-        ] = 25.0,
+        ] = 17.0,
         tolerance: Annotated[
             float,
             Field(
@@ -68,7 +72,7 @@ class PageHinkley(LossDetector):
                 description="what the loss may lie above its mean without adding up",
                 json_schema_extra={"unit": "running deviations"},
             ),
-        ] = 1.0,
+        ] = 0.5,
         clip_deviations: Annotated[
             float,
             Field(
@@ -76,7 +80,7 @@ class PageHinkley(LossDetector):
                 description="the most that one step adds",
                 json_schema_extra={"unit": "running deviations"},
             ),
-        ] = 6.0,
+        ] = 3.0,
         memory_steps: Annotated[
             int,
             Field(
@@ -84,7 +88,7 @@ class PageHinkley(LossDetector):
                 description="steps that the running mean and deviation look back",
                 json_schema_extra={"unit": "steps"},
             ),
-        ] = 200,
+        ] = 50,
         warm_up_steps: Annotated[
             int,
             Field(
@@ -103,14 +107,14 @@ class PageHinkley(LossDetector):
         self.restart()
 
     def judge_loss(self, loss: float) -> bool:
+        counted = loss
         if self._steps >= self._warm_up_steps:
-            deviation = math.sqrt(self._variance)
+            scale = max(math.sqrt(self._variance), _LEAST_DEVIATION * abs(self._mean))
             apart = loss - self._mean
-            z = apart / deviation if deviation > 0.0 else math.copysign(self._clip, apart)
-            if apart == 0.0:
-                z = 0.0
-            self._excess = max(0.0, self._excess + min(z, self._clip) - self._tolerance)
-        self._count(loss)
+            z = min(apart / scale, self._clip) if scale > 0.0 else self._clip * (apart > 0.0)
+            self._excess = max(0.0, self._excess + z - self._tolerance)
+            counted = self._mean + z * scale if scale > 0.0 else loss
+        self._count(counted)
         return self._excess > self._threshold
 
     def _count(self, loss: float) -> None:

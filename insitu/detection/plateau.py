@@ -99,7 +99,8 @@ class Plateau(LossDetector):
         mean = float(window.mean())
         if self._rising:
             self._highest = max(self._highest, mean)
-            return self._settle(window) and self._known and self._at == "plateau"
+            tells = self._known and self._at == "plateau"
+            return self._settle(window) and tells
         if self._is_peak(window, mean):
             self._rising, self._highest = True, mean
             return self._at == "peak"
