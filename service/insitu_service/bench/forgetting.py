@@ -226,7 +226,9 @@ def main(argv: list[str]) -> int:
             tell=tell,
         )
         save(runs, setup, arguments.output)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("insitu"):
+            raise
         print(need_extra("this stream", "demo", error), file=sys.stderr)
         return 2
     except InsituError as error:
