@@ -2,7 +2,7 @@
 
 Its life is a loop of short turns:
 
-    obey the commands that wait        (checkpoint, evaluate, end_task, drain, stop)
+    obey the commands that wait        (checkpoint, evaluate, end_task, drain, ...)
     draw a batch from the stream buffer, wait for it at most a moment
     end the tasks that ended before it (consolidate, evaluate)
     train on it, report it, end the tasks before a boundary that was detected
@@ -24,8 +24,10 @@ from insitu.stream.buffer import Draw, StreamBuffer
 from insitu.stream.transfer import Transfer
 from insitu.trainer import NonFiniteLoss, Trainer
 from insitu_service.commands import Command, CommandQueue
+from insitu_service.cool_down import CoolDowns
 from insitu_service.examiner import Examiner
 from insitu_service.non_finite_guard import NonFiniteGuard
+from insitu_service.range_test import DrawnBatch, RangeTest
 from insitu_service.recorder import Recorder
 from insitu_service.tally import Tally
 from insitu_service.task_ends import TaskEnds
@@ -104,6 +106,18 @@ class Learner:
             most_skipped_steps=most_skipped_steps,
         )
         self._beat = beat
+        self._cool_downs = CoolDowns(trainer, recorder)
+        self._range_test = RangeTest(
+            trainer,
+            buffer,
+            commands,
+            beat,
+            batch_size=batch_size,
+            take=self._take,
+            train=self._train,
+            learn=self._learn,
+            give_up=tally.non_finite_loss,
+        )
         self._stops: list[Command] = []
         self._drains: list[Command] = []
         self._drain_deadline = float("inf")
@@ -152,9 +166,18 @@ class Learner:
         if draw.batch is None:
             self._buffer.release(draw)
             return
+        self._train(self._take(draw))
+
+    def _take(self, draw: Draw) -> DrawnBatch:
+        """The batch of a draw on the device; the draw is released."""
         batch, copy_seconds = self._transfer(draw)
         self._buffer.release(draw)
+        return DrawnBatch(batch, draw.waited_seconds, draw.copy_seconds + copy_seconds)
+
+    def _train(self, drawn: DrawnBatch) -> None:
+        batch = drawn.batch
         if self._trainer.steps == 0:
+            self._examiner.take_in()  # probes may have come while the draw waited
             self._examiner.examine_untrained(self._trainer)
         labelled = self._trainer.segments.relabel(batch)
         try:
@@ -163,12 +186,13 @@ class Learner:
             self._tally.non_finite_loss(batch.fresh_rows)
             self._guard.refused(error)
             return
-        self._tally.count(report, draw.waited_seconds, draw.copy_seconds + copy_seconds)
+        self._tally.count(report, drawn.waited_seconds, drawn.copy_seconds)
         self._examiner.watch(labelled, report)
         self._guard.watch(report)
         self._watchers.emit("step", lambda: _step_payload(report))
         if report.boundary is not None:
             self._task_ends.at_boundary(report.boundary)
+        self._cool_downs.after_step()
         every = self._evaluate_every_steps
         if every is not None and self._trainer.steps % every == 0:
             self._evaluate()
@@ -194,6 +218,10 @@ class Learner:
             command.done.set_result(self._evaluate())
         elif command.name == "end_task":
             command.done.set_result(self._task_ends.by_command())
+        elif command.name == "cool_down":
+            self._cool_downs.begin(command)
+        elif command.name == "lr_range_test":
+            self._range_test.carry_out(command)
         elif command.name == "drain":
             self._begin_drain(command, "the service drains")
         elif command.name == "stop":
@@ -281,6 +309,9 @@ class Learner:
         return None if self.failure is None else str(self.failure)
 
     def _refuse_commands(self) -> None:
+        stopped = f"the service has stopped at step {self._trainer.steps}"
+        consequence = "the cool-down goes on when the service is resumed from a checkpoint"
+        self._cool_downs.refuse(OperatorError(stopped, consequence=consequence))
         waiting = [*self._drains, *self._stops, *self._commands.close()]
         for command in waiting:
             command.done.set_exception(
