@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from insitu.batch import Batch
-from insitu.component import catalogue
+from insitu.component import catalogue, find
 from insitu.errors import OperatorError
 from insitu.objectives.base import Objective
 from insitu.objectives.classify import Classify
@@ -18,6 +18,8 @@ from insitu.objectives.forecast import Forecast
 from insitu.objectives.reconstruct import Reconstruct
 from insitu.objectives.regress import Regress
 from insitu.schema import Schema
+from insitu.trainer import Trainer
+from learning import assert_same, copied
 
 SCHEMA = Schema.of(
     {
@@ -28,6 +30,7 @@ SCHEMA = Schema.of(
         "column": ("int64", (1,)),
         "parameters": ("float64", (5,)),
         "number": ("float32", ()),
+        "head": ("int32", ()),
         "wave": ("complex64", (2, 3, 4)),
     }
 )
@@ -38,6 +41,27 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "reconstruct": [{}, {"input": "image", "loss": "l1"}, {"input": "y", "target": "x"}],
     "forecast": [{}, {"residual": True, "loss": "l1"}],
+    "growing_classify": [
+        {"target": "label", "classes": 4},
+        {"target": "column", "classes": 3, "label_smoothing": 0.1, "unlabelled": True},
+    ],
+    "multi_head": [
+        {"target": "label", "heads": 3, "classes": 4},
+        {"target": "label", "heads": 2, "classes": 2, "labels": "running", "head": "head"},
+    ],
+    "nearest_class_mean": [
+        {"target": "label", "classes": 4, "features": 5},
+        {"target": "column", "classes": 3, "features": 2, "decay": 1.0, "unlabelled": True},
+    ],
+    "contrastive": [
+        {"target": "label", "classes": 4, "features": 5, "projection": 3, "cut_gradient": False},
+        {"target": "label", "classes": 4, "features": 5, "projection": 3, "views": "mirrored"},
+    ],
+    "ridge": [
+        {"target": "label", "classes": 4, "features": 5, "train_features": True},
+        {"target": "label", "classes": 4, "features": 5, "expand": 9, "train_features": True},
+    ],
+    "density": [{"input": "x", "condition": "number"}, {"input": "parameters"}],
     "regress": [
         {"input": "parameters", "target": "x"},
         {"input": "number", "target": "number"},
@@ -80,8 +104,20 @@ def make_batch(rows: int, seed: int = 0) -> Batch:
             "column": torch.randint(0, 3, (rows, 1), generator=draw),
             "parameters": torch.randn(rows, 5, generator=draw, dtype=torch.float64),
             "number": torch.randn(rows, generator=draw),
+            "head": torch.randint(0, 2, (rows,), generator=draw, dtype=torch.int32),
         }
     )
+
+
+def wrapped(objective: Objective) -> tuple[nn.Module, Network]:
+    """What is trained, and the model inside; the objective has seen rows of all classes."""
+    model = Network(objective)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = objective.network(model)
+    batch = make_batch(20, seed=9)
+    objective.observe(objective.predict(network, batch).detach(), batch)
+    return network, model
 
 
 def test_every_objective_is_in_the_cases() -> None:
@@ -92,23 +128,25 @@ def test_every_objective_is_in_the_cases() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 5])
 def test_contract(name: str, options: dict[str, Any], rows: int) -> None:
     objective = make(name, options)
-    model, batch = Network(objective), make_batch(rows)
+    network, model = wrapped(objective)
+    batch = make_batch(rows)
     before = {field: tensor.clone() for field, tensor in batch.fields.items()}
-    outputs = objective.predict(model, batch)
-    assert outputs.shape == (rows, *objective.output_shape)
+    outputs = objective.predict(network, batch)
+    assert outputs.shape == (rows, *objective.predicted_shape)
     losses = objective.losses(outputs, batch)
     assert losses.shape == (rows,)
     assert losses.dtype == torch.float32
     assert bool(torch.isfinite(losses).all())
     torch.autograd.backward(losses.sum())
     assert model.weight.grad is not None
-    assert bool(model.weight.grad.any()) == (rows > 0)
+    # a single view of a single row has nothing to be contrasted with, but its head learns
+    assert bool(model.weight.grad.any()) == (rows > (getattr(objective, "views", 0) == 2))
     for score in objective.scores(outputs, batch).values():
         assert score.shape == ()
         assert not score.requires_grad
         assert bool(torch.isfinite(score)) == (rows > 0)
     assert all(torch.equal(before[field], batch.fields[field]) for field in before)
-    assert objective.input_shape == SCHEMA[objective.input_field].shape
+    assert objective.inputs(batch).shape == (rows, *objective.input_shape)
     assert set(objective.fields) <= {field.name for field in SCHEMA.fields}
 
 
@@ -117,18 +155,17 @@ def test_the_loss_of_a_row_does_not_depend_on_the_others(
     name: str, options: dict[str, Any]
 ) -> None:
     objective, batch = make(name, options), make_batch(6)
-    model = Network(objective)
-    together = objective.losses(objective.predict(model, batch), batch)
-    for row in range(6):
-        alone = batch.select(slice(row, row + 1), 1)
-        loss = objective.losses(objective.predict(model, alone), alone)
-        torch.testing.assert_close(loss[0], together[row])
+    network, _ = wrapped(objective)
+    together = objective.losses(objective.predict(network, batch), batch)
+    alone = [batch.select(slice(row, row + 1), 1) for row in range(6)]
+    losses = torch.cat([objective.losses(objective.predict(network, row), row) for row in alone])
+    assert torch.allclose(losses, together, rtol=1e-5) == objective.row_by_row
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
 def test_bfloat16_outputs_are_judged_in_float32(name: str, options: dict[str, Any]) -> None:
     objective, batch = make(name, options), make_batch(3)
-    outputs = objective.predict(Network(objective), batch).to(torch.bfloat16)
+    outputs = objective.predict(wrapped(objective)[0], batch).to(torch.bfloat16)
     assert objective.losses(outputs, batch).dtype == torch.float32
 
 
@@ -222,6 +259,122 @@ def test_what_an_objective_says_of_its_fields() -> None:
     ],
 )
 def test_wrong_configuration_is_refused_by_name(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OperatorError, match=message):
+        make(name, options)
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_what_was_learned_goes_round_bit_by_bit(name: str, options: dict[str, Any]) -> None:
+    objective, other, batch = make(name, options), make(name, options), make_batch(6)
+    network, _ = wrapped(objective)
+    other.load_state_dict(copied(objective.state_dict()))
+    assert_same(copied(other.state_dict()), copied(objective.state_dict()))
+    outputs = [o.predict(network, batch).detach() for o in (objective, other)]
+    assert torch.equal(*outputs)
+    for o, given in zip((objective, other), outputs, strict=True):
+        o.observe(given, batch)
+    assert_same(copied(other.state_dict()), copied(objective.state_dict()))
+    with pytest.raises(OperatorError, match="surprise"):
+        other.load_state_dict({**objective.state_dict(), "surprise": 1})
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_only_observe_learns(name: str, options: dict[str, Any]) -> None:
+    objective, batch = make(name, options), make_batch(6)
+    network, _ = wrapped(objective)
+    before = copied(objective.state_dict())
+    outputs = objective.predict(network, batch)
+    objective.losses(outputs, batch)
+    objective.scores(outputs.detach(), batch)
+    objective.distances(outputs, outputs.detach())
+    assert_same(copied(objective.state_dict()), before)
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_scores_are_the_same_after_their_rows_were_learned(
+    name: str, options: dict[str, Any]
+) -> None:
+    """A report's scores are computed when somebody reads them."""
+    objective, batch = make(name, options), make_batch(12)
+    network = wrapped(make(name, options))[0]  # this objective has seen nothing
+    outputs = objective.predict(network, batch).detach()
+    before = {name: float(score) for name, score in objective.scores(outputs, batch).items()}
+    objective.observe(outputs, batch)
+    after = {name: float(score) for name, score in objective.scores(outputs, batch).items()}
+    assert before == after
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_distances_are_a_row_each_and_pull_to_the_targets(
+    name: str, options: dict[str, Any]
+) -> None:
+    objective, batch = make(name, options), make_batch(4)
+    network, _ = wrapped(objective)
+    outputs = objective.predict(network, batch)
+    assert not objective.distances(outputs, outputs.detach()).any()
+    apart = objective.distances(outputs, outputs.detach() + 1.0)
+    assert apart.shape == (4,)
+    assert bool((apart > 0).all())
+    torch.autograd.backward(apart.sum())
+    assert any(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
+
+
+LIKELIHOODS = [(n, o) for n, o in ALL if make(n, o).is_likelihood and n not in ("reconstruct",)]
+
+
+@pytest.mark.parametrize(("name", "options"), LIKELIHOODS)
+def test_drawn_targets_can_be_judged(name: str, options: dict[str, Any]) -> None:
+    objective, batch = make(name, options), make_batch(5)
+    network, _ = wrapped(objective)
+    outputs = objective.predict(network, batch).detach()
+    drawn = objective.drawn_targets(outputs, batch, torch.Generator().manual_seed(0))
+    again = objective.drawn_targets(outputs, batch, torch.Generator().manual_seed(0))
+    assert_same(dict(drawn.fields), dict(again.fields))
+    assert bool(torch.isfinite(objective.losses(outputs, drawn)).all())
+    for field, (low, high) in objective.label_range.items():
+        assert low <= int(drawn.fields[field].min()) <= int(drawn.fields[field].max()) <= high
+
+
+def make_own(schema: Schema, *, power: float = 2.0) -> Objective:
+    """A user's own objective: a class of theirs behind a factory."""
+
+    class Own(Regress):
+        def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+            return super().losses(outputs, batch) ** power
+
+    return Own(schema, input="parameters", target="number")
+
+
+def test_an_objective_of_the_users_own_is_trained() -> None:
+    torch.manual_seed(0)
+    component = find("insitu.objectives", f"{__name__}:make_own")
+    objective = component.build({"power": 1.5}, {"schema": SCHEMA})
+    model = nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))
+    trainer = Trainer(model, objective, torch.optim.SGD(model.parameters(), lr=0.05))
+    losses = [float(trainer.step(make_batch(16)).loss) for _ in range(30)]
+    assert losses[-1] < 0.9 * losses[0]
+    with pytest.raises(OperatorError, match="powr: no such option"):
+        component.check({"powr": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("classify", {"target": "label", "classes": 2, "unlabelled": True}, "'label' is uint8"),
+        ("growing_classify", {"target": "label", "classes": 2, "unlabelled": True}, "signed"),
+        ("multi_head", {"target": "label", "heads": 2, "classes": 2, "head": "x"}, "head 'x' is"),
+        ("multi_head", {"target": "label", "heads": 0, "classes": 2}, "heads"),
+        ("nearest_class_mean", {"target": "label", "classes": 2, "decay": 0.0}, "decay"),
+        ("contrastive", {"target": "label", "classes": 2, "temperature": 0.0}, "temperature"),
+        ("ridge", {"target": "label", "classes": 2}, "features"),
+        ("ridge", {"target": "label", "classes": 2, "features": 3, "regularisation": 0}, "regu"),
+        ("density", {"condition": "gone"}, "condition is 'gone'"),
+        ("density", {"input": "wave"}, "complex64"),
+    ],
+)
+def test_wrong_options_of_the_newer_ones_are_refused(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(OperatorError, match=message):

@@ -162,7 +162,7 @@ class RandomPatches(nn.Module):
         self._collected, self._seed = 0, int(self.fit_seed)
         outputs = math.prod(output_shape)
         self.head = None if outputs == self.features else nn.Linear(self.features, outputs)
-        self.register_load_state_dict_post_hook(_read_counters)
+        self.register_load_state_dict_post_hook(_read_counters)  # type: ignore[no-untyped-call]
 
     @property
     def is_fitted(self) -> bool:
@@ -216,7 +216,9 @@ class RandomPatches(nn.Module):
         """(rows, features); on the CPU some images at a time, whose maps stay in the cache."""
         if images.device.type != "cpu" or len(images) <= _IMAGES_AT_ONCE:
             return self._features_at_once(images)
-        return torch.cat([self._features_at_once(part) for part in images.split(_IMAGES_AT_ONCE)])
+        return torch.cat(
+            [self._features_at_once(part) for part in torch.split(images, _IMAGES_AT_ONCE)]
+        )
 
     def _features_at_once(self, images: Tensor) -> Tensor:
         images = images.to(self.dictionary.dtype)
@@ -232,8 +234,11 @@ class RandomPatches(nn.Module):
     def _deviations(self, images: Tensor) -> Tensor:
         """(rows, 1, places, places) of the patches."""
         squares = torch.stack((images.mean(dim=1), images.square().mean(dim=1)), dim=1)
-        mean, square = functional.avg_pool2d(squares, self.patch, self.stride).split(1, dim=1)
-        return ((square - mean.square()).clamp_min(0) + self.contrast).sqrt()
+        mean, square = torch.split(
+            functional.avg_pool2d(squares, self.patch, self.stride), 1, dim=1
+        )
+        variance: Tensor = (square - mean.square()).clamp_min(0)
+        return (variance + self.contrast).sqrt()
 
 
 def _read_counters(module: nn.Module, _: Any) -> None:

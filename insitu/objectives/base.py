@@ -23,6 +23,7 @@ head) wraps it in `network`; they are trained, counted and saved like the model'
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -112,7 +113,8 @@ class Objective(ABC):
         elements of a row (Buzzega et al., "Dark Experience for General Continual Learning", 2020,
         eq. 5).
         """
-        return (outputs - targets).square().flatten(1).mean(1)
+        squares = (outputs - targets).square()
+        return squares.reshape(squares.shape[0], math.prod(squares.shape[1:])).mean(dim=1)
 
     def drawn_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with targets drawn from the model's own distribution, for a true Fisher.

@@ -165,9 +165,9 @@ class Contrastive(Labelled):
         inputs = self.inputs(batch)
         if self.views == 2:
             inputs = torch.cat((inputs, inputs.flip(-1)))
-        views = model(inputs).split(batch.rows)
-        logits, projections, features = views[0].split(
-            (self.classes, self.projection, self.features), dim=1
+        views = torch.tensor_split(model(inputs), self.views)
+        logits, projections, features = torch.split(
+            views[0], (self.classes, self.projection, self.features), dim=1
         )
         others = [v[:, self.classes : self.classes + self.projection] for v in views[1:]]
         with torch.no_grad():
@@ -177,7 +177,7 @@ class Contrastive(Labelled):
     def _parts(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, logits by the means, (rows, views, projection), features."""
         sizes = (self.classes, self.classes, self.views * self.projection, self.features)
-        logits, by_means, projections, features = self.checked(outputs).split(sizes, dim=1)
+        logits, by_means, projections, features = torch.split(self.checked(outputs), sizes, dim=1)
         return logits, by_means, projections.unflatten(1, (self.views, -1)), features
 
     def distances(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def contrastive_losses(projections: Tensor, labels: Tensor, temperature: float) 
     similarities = (anchors @ anchors.T / temperature).masked_fill(itself, _NEVER)
     log_shares = similarities.log_softmax(dim=1).masked_fill(~positive, 0.0)
     losses = -log_shares.sum(dim=1) / positive.sum(dim=1).clamp_min(1)
-    return losses.unflatten(0, (views, rows)).mean(dim=0)
+    return losses.view(views, rows).mean(dim=0)
 
 
 COMPONENT = Contrastive

@@ -19,6 +19,7 @@ class LeastSquares:
         targets: length of y.
         regularisation: l in units of trace(G) / (size + 1).
         dtype: of the sums.
+        refit_ratio: growth of the number of rows at which `count` solves for `predict_lately`.
 
     Example:
         >>> fit = LeastSquares(1, 1, regularisation=1e-9, dtype=torch.float64)
@@ -29,13 +30,22 @@ class LeastSquares:
     """
 
     def __init__(
-        self, size: int, targets: int, *, regularisation: float, dtype: torch.dtype
+        self,
+        size: int,
+        targets: int,
+        *,
+        regularisation: float,
+        dtype: torch.dtype,
+        refit_ratio: float = 1.5,
     ) -> None:
+        self._refit_ratio = refit_ratio
         self._regularisation = regularisation
         self._gram = torch.zeros(size + 1, size + 1, dtype=dtype)
         self._moments = torch.zeros(size + 1, targets, dtype=dtype)
         self._weights = torch.zeros(size + 1, targets)
         self._rows, self._fitted_rows = 0, 0
+        # of the newest sums; no part of the state, since it follows from them
+        self._newest: Tensor | None = None
 
     def _to(self, device: torch.device) -> None:
         if self._gram.device != device:
@@ -58,22 +68,29 @@ class LeastSquares:
         self._gram.addmm_(phi.T, phi)
         self._moments.addmm_(phi.T, targets.to(self._gram.dtype))
         self._rows += rows
+        self._newest = None
+        if self._rows >= self._fitted_rows * self._refit_ratio:
+            self._weights, self._fitted_rows = self._solved(), self._rows
 
-    def predict(self, features: Tensor, *, at_most: float = 1.0) -> Tensor:
-        """(rows, targets) by weights that were fitted to at least 1/`at_most` of the rows."""
+    def predict(self, features: Tensor) -> Tensor:
+        """(rows, targets) by the weights that fit all rows so far; solves if they are new."""
         self._to(features.device)
-        if self._rows > self._fitted_rows * at_most:
-            self._solve()
+        if self._newest is None:
+            self._newest = self._solved()
+        return features @ self._newest[:-1] + self._newest[-1]
+
+    def predict_lately(self, features: Tensor) -> Tensor:
+        """The same by weights of at least 1 / refit_ratio of the rows; never solves."""
+        self._to(features.device)
         return features @ self._weights[:-1] + self._weights[-1]
 
-    def _solve(self) -> None:
+    def _solved(self) -> Tensor:
         system = self._gram.to(torch.float64, copy=True)
         diagonal = system.diagonal()
         # a stream of zeros would leave nothing to factor; any positive number serves
         diagonal.add_((self._regularisation * diagonal.mean()).clamp_min(1e-300))
         factor = torch.linalg.cholesky_ex(system).L
-        self._weights = torch.cholesky_solve(self._moments.double(), factor).float()
-        self._fitted_rows = self._rows
+        return torch.cholesky_solve(self._moments.double(), factor).float()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -89,3 +106,4 @@ class LeastSquares:
         self._moments.copy_(state["moments"])
         self._weights = state["weights"].detach().to(self._weights.device, copy=True)
         self._rows, self._fitted_rows = int(state["rows"]), int(state["fitted_rows"])
+        self._newest = None

@@ -163,9 +163,12 @@ class Ridge(Labelled):
         self.classes, self.features = classes, features
         self.size = expand or features
         self._expand, self._train_features = expand, train_features
-        self._refit_ratio = refit_ratio
         self.fit = LeastSquares(
-            self.size, classes, regularisation=regularisation, dtype=getattr(torch, precision)
+            self.size,
+            classes,
+            regularisation=regularisation,
+            dtype=getattr(torch, precision),
+            refit_ratio=refit_ratio,
         )
 
     @property
@@ -178,10 +181,10 @@ class Ridge(Labelled):
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         outputs = super().predict(model, batch).float()
-        logits, features = outputs.split((self.classes, self.size), dim=1)
+        logits, features = torch.split(outputs, (self.classes, self.size), dim=1)
         with torch.no_grad(), torch.autocast(outputs.device.type, enabled=False):
             training = getattr(model, "_orig_mod", model).training
-            fitted = self.fit.predict(features, at_most=self._refit_ratio if training else 1.0)
+            fitted = (self.fit.predict_lately if training else self.fit.predict)(features)
         return torch.cat((logits, fitted, features), dim=1)
 
     def distances(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -204,7 +207,8 @@ class Ridge(Labelled):
     @torch.no_grad()
     def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         labels = self.labels(batch)
-        head, fitted, _ = self.checked(outputs).split((self.classes, self.classes, self.size), 1)
+        sizes = (self.classes, self.classes, self.size)
+        head, fitted, _ = torch.split(self.checked(outputs), sizes, dim=1)
         return {
             "accuracy": self.share_of(fitted.argmax(dim=1) == labels, labels),
             "accuracy_head": self.share_of(head.argmax(dim=1) == labels, labels),
