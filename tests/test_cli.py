@@ -220,7 +220,8 @@ def test_control_that_takes_longer(reach: list[str], capsys: pytest.CaptureFixtu
 
 
 def test_every_control_command_is_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in COMMANDS:
+    for command in COMMANDS:
+        name = command.replace("_", "-")
         assert run([name, "--help"]) == exit_codes.OK
         assert f"Usage: insitu {name}" in capsys.readouterr().out
 

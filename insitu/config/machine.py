@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from insitu.config.problem import Problem
-from insitu.config.sections import BufferSection, CheckpointSection, EvaluationSection, StreamSection
+from insitu.config.sections import (
+    BufferSection,
+    CheckpointSection,
+    EvaluationSection,
+    StreamSection,
+)
 from insitu.errors import OperatorError
 
 
@@ -62,7 +67,8 @@ def _token_problems(path: Path, section: str) -> Iterator[Problem]:
 def _probe_problems(evaluation: EvaluationSection) -> Iterator[Problem]:
     for task, path in evaluation.probe_files.items():
         if not path.is_file():
-            yield Problem(("evaluation", "probe_files", task), f"is {str(path)!r}, which is no file")
+            message = f"is {str(path)!r}, which is no file"
+            yield Problem(("evaluation", "probe_files", task), message)
         elif not os.access(path, os.R_OK):
             message = f"is {str(path)!r}, which this user may not read"
             yield Problem(("evaluation", "probe_files", task), message)

@@ -230,6 +230,9 @@ class ScheduleSection(Section):
     warmup_steps: Annotated[
         int, setting("Steps of linear warm-up before the schedule.", unit="steps", ge=0)
     ] = 0
+    repeat: Annotated[
+        bool, setting("Begin anew at the end of a schedule of limited length (OneCycleLR).")
+    ] = False
 
 
 class MemorySection(Section):

@@ -16,8 +16,8 @@ and over all evaluations n, those between the ends of tasks too, a[n][j] being t
     average anytime     mean over n of the mean over the tasks begun by then of a[n][j]
                                                                               (Caccia 2022, AAA)
     average worst       mean over j in P of min over n after j was learned of a[n][j]
-                                                                              (De Lange 2023, min-ACC)
-    worst case          a[n][k] / |T| + (1 - 1 / |T|) average worst           (De Lange 2023, WC-ACC)
+                                                                         (De Lange 2023, min-ACC)
+    worst case          a[n][k] / |T| + (1 - 1 / |T|) average worst       (De Lange 2023, WC-ACC)
     largest drop        mean over j in P of max over n after j was learned of a[n-1][j] - a[n][j]
                         (De Lange 2023, windowed forgetting WF with a window of two evaluations)
 
@@ -240,7 +240,7 @@ class EvaluationMatrix:
         if len(self._rows) > self._most_rows:
             gone = slice(1, len(self._rows) // 2, 2)
             for rows in (self._rows, self.ended, self.row_numbers):
-                del rows[gone]  # type: ignore[attr-defined]
+                del rows[gone]
 
     def state_dict(self) -> dict[str, Any]:
         rows = [{"tasks": list(row), "results": list(row.values())} for row in self._rows]

@@ -19,7 +19,9 @@ from torch import Tensor
 #: the task that stands for all that came after those that are told apart
 OTHER_TASKS = -1
 
-_NONE = torch.zeros(0, dtype=torch.float64)
+_NOTHING = torch.zeros((), dtype=torch.float64)
+_NO_ROWS = torch.zeros(1, dtype=torch.float64)
+_NO_STEPS = torch.zeros(0, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ class RunningMean:
     step: int = 0
     tasks: tuple[int, ...] = ()
     rows: tuple[int, ...] = (0,)
-    sums: Tensor = torch.zeros(1, dtype=torch.float64)
-    fading: Tensor = torch.zeros((), dtype=torch.float64)
+    sums: Tensor = _NO_ROWS
+    fading: Tensor = _NOTHING
     fading_rows: float = 0.0
-    recent: Tensor = _NONE
+    recent: Tensor = _NO_STEPS
     recent_rows: tuple[int, ...] = ()
     recent_steps: tuple[int, ...] = ()
 
@@ -77,16 +79,21 @@ class RunningMean:
         fade = self.fading_factor ** (step - numbers)
         decay = self.fading_factor ** (step - self.step)
         tasks = self._tasks_with(new.tasks)
+        rows, task_sums = self._by_task(tasks, new, sums)
+        recent, recent_rows, recent_steps = self._recent(step_sums, step_rows, numbers, step)
         return RunningMean(
             self.window_steps,
             self.fading_factor,
             self.most_tasks,
             step,
             tasks,
-            *self._by_task(tasks, new, sums),
+            rows,
+            task_sums,
             self.fading.to(device) * decay + (step_sums * _on(fade, device)).sum(),
             self.fading_rows * decay + float((step_rows * fade).sum()),
-            *self._recent(step_sums, step_rows, numbers, step),
+            recent,
+            recent_rows,
+            recent_steps,
         )
 
     def _tasks_with(self, column: NDArray[np.int64]) -> tuple[int, ...]:

@@ -49,7 +49,8 @@ class TaskRecord:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> TaskRecord:
-        return cls(**{name: math.nan if v is None else v for name, v in state.items()})
+        values: dict[str, Any] = {n: math.nan if v is None else v for n, v in state.items()}
+        return cls(**values)
 
 
 def best_of(one: float, other: float, sign: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from insitu.component import find
 from insitu.config import Config
@@ -74,15 +75,8 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
     """Model, objective, normaliser, optimizer, schedule and strategies, made one trainer."""
     schema, seed = config.stream.as_schema(), config.trainer.seed
     torch.manual_seed(part_seed(seed, "torch"))
-    objective = _build("insitu.objectives", config.objective, {"schema": schema})
-    model = build_model(
-        config.model.name,
-        config.model.options,
-        objective.input_shape,
-        objective.output_shape,
-        seed=part_seed(seed, "model"),
-        network=objective.network,
-    ).to(device)
+    objective, model = build_network(config)
+    model.to(device)
     normaliser = _build_normaliser(config, schema, objective)
     if normaliser is not None:
         normaliser.to(device)
@@ -94,6 +88,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         optimizer,
         config.schedule.options,
         warmup_steps=config.schedule.warmup_steps,
+        repeat=config.schedule.repeat,
     )
     trained = torch.compile(model) if config.trainer.compile else model
     criterion = Criterion(trained, objective, normaliser, precision=config.trainer.precision)  # type: ignore[arg-type]
@@ -106,9 +101,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         "optimizer": optimizer,
     }
     strategies = [
-        _build_strategy(
-            section, f"strategies.{index}", parts, device, seed, config.checkpoint.keep
-        )
+        _build_strategy(section, f"strategies.{index}", parts, device, seed, config.checkpoint.keep)
         for index, section in enumerate(config.strategies)
     ]
     return Trainer(
@@ -125,6 +118,21 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         updates_per_batch=config.trainer.updates_per_batch,
         watch=_build_watch(config, {**parts, "device": device}, seed),
     )
+
+
+def build_network(config: Config) -> tuple[Objective, nn.Module]:
+    """The objective, and the model with what the objective adds to it, on the CPU."""
+    parts = {"schema": config.stream.as_schema()}
+    objective: Objective = _build("insitu.objectives", config.objective, parts)
+    model = build_model(
+        config.model.name,
+        config.model.options,
+        objective.input_shape,
+        objective.output_shape,
+        seed=part_seed(config.trainer.seed, "model"),
+        network=objective.network,
+    )
+    return objective, model
 
 
 def _build_normaliser(config: Config, schema: Schema, objective: Objective) -> Normaliser | None:

@@ -25,6 +25,11 @@ class Argument:
     default: Any
     meaning: str
 
+    def accepts(self, value: Any) -> bool:
+        """Whether JSON's value is of the kind; a whole number is a number, a boolean is none."""
+        kinds = (float, int) if self.kind is float else (self.kind,)
+        return type(value) in kinds
+
 
 @dataclass(frozen=True)
 class Declaration:
@@ -46,7 +51,7 @@ class Declaration:
         wrong += [
             f"{name} is {given[name]!r}, not {argument.kind.__name__}"
             for name, argument in known.items()
-            if name in given and type(given[name]) is not argument.kind
+            if name in given and not argument.accepts(given[name])
         ]
         if wrong:
             raise OperatorError(
@@ -84,6 +89,25 @@ COMMANDS: Mapping[str, Declaration] = {
             "End what is in progress, between two steps: the tasks with samples since the last "
             "boundary are consolidated and measured, and what follows counts as new tasks.",
             "`tasks` that ended, by name",
+        ),
+        Declaration(
+            "cool_down",
+            "Let the learning rate fall on a straight line to nearly nothing over the next steps, "
+            "save a checkpoint, then go on with the schedule where it was.",
+            "`path` of the checkpoint (null without a directory) and `step`, once that is done",
+            (Argument("steps", int, 1000, "steps over which the rate falls"),),
+        ),
+        Declaration(
+            "lr_range_test",
+            "Find a good learning rate: put the next batches aside, train them at a rising rate, "
+            "restore everything, and train them as if nothing had been.",
+            "`rates`, `losses` and `smoothed` by step, and the `suggestion`",
+            (
+                Argument("steps", int, 100, "batches to put aside"),
+                Argument("lowest", float, 1e-6, "rate of the first step"),
+                Argument("highest", float, 1.0, "rate of the last step"),
+                Argument("wait_seconds", float, 60.0, "how long to wait for the batches"),
+            ),
         ),
         Declaration(
             "evaluate",
@@ -172,6 +196,11 @@ class CommandQueue:
             commands = list(self._waiting)
             self._waiting.clear()
         return [command for command in commands if command.done.set_running_or_notify_cancel()]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits to be heard."""
+        return bool(self._waiting)
 
     def close(self) -> list[Command]:
         """Take no more commands; those that wait, for the caller to settle."""

@@ -110,10 +110,11 @@ class Readings:
         yield _counter("ended_tasks", tally.task_ends)
         yield _gauge("last_boundary_timestamp_seconds", tally.last_boundary_at)
         watch = self._service.trainer.watch
-        for name, detector in watch.detectors.items() if watch is not None else ():
-            yield _counter("detected_boundaries", watch.boundaries[name], name)
-            for figure, value in detector.metrics().items():
-                yield _gauge("detector_figure", value, name, figure)
+        if watch is not None:
+            for name, detector in watch.detectors.items():
+                yield _counter("detected_boundaries", watch.boundaries[name], name)
+                for figure, value in detector.metrics().items():
+                    yield _gauge("detector_figure", value, name, figure)
         for phase, seconds in tally.phase_seconds.items():
             yield _counter("step_seconds", seconds, phase)
         age = tally.age_seconds_sum, tally.age_samples

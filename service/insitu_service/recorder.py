@@ -88,6 +88,10 @@ class Recorder:
         """Change when a checkpoint is due, while running."""
         self._every_steps, self._every_seconds = every_steps, every_seconds
 
+    @property
+    def keeps_checkpoints(self) -> bool:
+        return self._writer is not None
+
     def begin(self, step: int) -> None:
         """The learner starts at this step."""
         self._saved_step, self._saved_at = step, time.monotonic()

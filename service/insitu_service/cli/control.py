@@ -41,7 +41,7 @@ def control_commands() -> list[click.Command]:
             command.params.append(option)
         return command
 
-    return [make(declaration) for declaration in COMMANDS.values()]
+    return [make(declaration) for name, declaration in COMMANDS.items() if name != "lr_range_test"]
 
 
 def _help(declaration: Declaration) -> str:

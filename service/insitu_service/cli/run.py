@@ -15,6 +15,8 @@ from insitu_service.cli import missing
 from insitu_service.cli.bench import bench
 from insitu_service.cli.config import config
 from insitu_service.cli.control import control_commands
+from insitu_service.cli.cost import cost
+from insitu_service.cli.lr_range_test import lr_range_test
 from insitu_service.cli.push import push
 from insitu_service.cli.serve import serve
 from insitu_service.cli.status import status
@@ -52,7 +54,18 @@ def insitu() -> None:
     """
 
 
-for command in (serve, validate, config, status, *control_commands(), push, bench, version):
+for command in (
+    serve,
+    validate,
+    config,
+    status,
+    *control_commands(),
+    lr_range_test,
+    push,
+    cost,
+    bench,
+    version,
+):
     insitu.add_command(command)
 
 
