@@ -69,7 +69,7 @@ class Coupling(nn.Module):
     order: Tensor
 
     def _splines(self, others: Tensor, condition: Tensor) -> Splines:
-        raw = self.decide(torch.cat((others, condition), dim=1)).float()
+        raw = self.decide(torch.cat((others, condition), dim=1)).to(condition.dtype)
         return Splines.of(raw.unflatten(1, (len(self.bent), -1)), self._bound)
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
