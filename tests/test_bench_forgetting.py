@@ -206,7 +206,7 @@ def test_runs_done_before_are_taken_unless_the_setup_changed(tmp_path: Path) -> 
 
 def test_a_real_service_finds_the_same() -> None:
     """Sockets, threads and processes between; with the fixed pace not one digit differs."""
-    setup = replace(SMALL, updates=2)
+    setup = replace(SMALL, updates=2, evaluate_every=10)
     (variant,) = read_variants("replay")
     stream = open_stream(setup.stream, seed=2, options=setup.stream_options)
     here = run_here(setup, variant, stream, 2)
@@ -214,6 +214,8 @@ def test_a_real_service_finds_the_same() -> None:
     assert (there.tasks, there.ended) == (here.tasks, here.ended)
     for row, expected in zip(there.matrix, here.matrix, strict=True):
         assert row == pytest.approx(expected, abs=1e-6)
+    assert there.figures() == pytest.approx(here.figures(), abs=1e-6, nan_ok=True)
+    assert not math.isnan(there.figures()["forward_transfer"])
     assert (there.samples, there.steps) == (here.samples, here.steps)
     assert there.curve[-1].samples == here.curve[-1].samples
 

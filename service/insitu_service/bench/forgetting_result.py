@@ -39,6 +39,7 @@ class RunResult:
         curve: all measurements, in the order of the stream.
         samples, steps: that were trained.
         seconds: of the run without measuring; through a service with it.
+        told: figures as a service tells them, which saw more measurements than it shows.
     """
 
     variant: str
@@ -49,6 +50,7 @@ class RunResult:
     samples: int
     steps: int
     seconds: float
+    told: Mapping[str, float | None] | None = None
 
     @property
     def rows(self) -> list[Moment]:
@@ -76,7 +78,14 @@ class RunResult:
         joint = bool(self.rows) and self.rows[-1].ended not in self.tasks
         newest = list(self.rows[-1].results.values()) if self.rows else []
         average = {"average": sum(newest) / len(newest)} if joint and newest else {}
-        return {**self._as_matrix().figures(), **average}
+        figures = self._as_matrix().figures()
+        if self.told is not None:
+            figures = {
+                name: math.nan if value is None else value
+                for name, value in self.told.items()
+                if name in FIGURES
+            }
+        return {**figures, **average}
 
     def _as_matrix(self) -> EvaluationMatrix:
         matrix = EvaluationMatrix(self.metric, higher_is_better=self.higher_is_better)

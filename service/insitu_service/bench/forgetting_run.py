@@ -110,8 +110,8 @@ class Run:
 
     def _learn(self, draw: Draw) -> None:
         for visit in draw.ended_tasks:
-            self._trainer.end_task(visit.task)
-            self._examine(visit.task)
+            self._trainer.segments.index_of(visit.task)
+            self._examine(self._trainer.end_task(visit.task))
         if draw.batch is None:
             self._buffer.release(draw)
             return
@@ -119,15 +119,20 @@ class Run:
         self._buffer.release(draw)
         if self._trainer.steps == 0:
             self._examine(None)
-        self._trainer.step(batch)
+        labelled = self._trainer.segments.relabel(batch)
+        report = self._trainer.step(batch)
         self._samples += batch.fresh_rows
-        self._begun.update(dict.fromkeys(batch.column(Column.TASK).tolist()))
+        self._begun.update(dict.fromkeys(labelled.column(Column.TASK).tolist()))
+        if report.boundary is not None:
+            for ended in report.boundary.ended:
+                self._examine(ended.task)
         if self._every is not None and self._trainer.steps % self._every == 0:
             self._examine(None)
 
     def _examine(self, ended_task: int | None) -> None:
         began = time.perf_counter()
-        names, metric = self._buffer.task_names(), self._trainer.objective.headline.score
+        names = self._trainer.segments.names(self._buffer.task_names())
+        metric = self._trainer.objective.headline.score
         results = {
             names[task]: figures[metric]
             for task, figures in self._probes.evaluate(self._trainer).items()

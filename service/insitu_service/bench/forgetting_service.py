@@ -116,4 +116,5 @@ def _result(variant: Variant, seed: int, status: dict[str, Any], seconds: float)
         status["stream"]["trained_samples"],
         status["trainer"]["step"],
         seconds,
+        found["figures"],
     )
