@@ -110,7 +110,9 @@ class LearningWithoutForgetting(Strategy):
         if not self._has_logits:
             return self._objective.distances(outputs, taught)
         # a share of 0 times a logarithm of -inf would be NaN
-        out = ~self.held.to(outputs.device)
+        if self.held.device != outputs.device:
+            self.held = self.held.to(outputs.device)
+        out = ~self.held
         shares = (taught / self._temperature).masked_fill(out, -1e30).softmax(1)
         log_shares = (outputs / self._temperature).masked_fill(out, -1e30).log_softmax(1)
         return -(shares * log_shares).sum(1)

@@ -141,7 +141,7 @@ def _component_kind(kind: str, package: str) -> str:
     blocks = [f"### {package.rpartition('.')[2].capitalize()}"]
     for name, component in sorted(catalogue(package).items()):
         blocks.append(f"#### `{name}`\n\n{component.summary}")
-        rows = [_setting(option, info) for option, info in component.options.model_fields.items()]
+        rows = [_setting(option, info) for option, info in settings(component.options, "")]
         if rows:
             blocks.append(table(["Option", "Default", "Unit", "Allowed", "Meaning"], rows))
     return "\n\n".join(blocks)
