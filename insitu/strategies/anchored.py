@@ -104,12 +104,16 @@ class Anchored(Strategy):
     @property
     def importance(self) -> dict[str, Tensor]:
         """F by the name of the parameter; empty before the first consolidation."""
-        return dict(zip(self._criterion.names, self._importance, strict=False))
+        return self._named(self._importance)
 
     @property
     def anchor(self) -> dict[str, Tensor]:
         """a by the name of the parameter; may be empty before the first consolidation."""
-        return dict(zip(self._criterion.names, self._anchor, strict=False))
+        return self._named(self._anchor)
+
+    def _named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """One tensor a parameter, or none, by name."""
+        return dict(zip(self._criterion.names, tensors, strict=False))
 
     @torch.no_grad()
     def consolidate(self, importance: Sequence[Tensor], anchor: Sequence[Tensor]) -> None:

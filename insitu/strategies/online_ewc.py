@@ -9,9 +9,9 @@ anchor a (the weights at the end of the last task) and importance F,
 
 F_task is the diagonal of the Fisher information at the weights that end the task, over a uniform
 sample of the fresh rows of that task; which gradient feeds it is said in
-`insitu.strategies.fisher`. It is normalised as the batches are at that moment. How the pull is applied is said in
-`insitu.strategies.anchored`; with `every_steps` no ends of tasks are needed, and importance and
-anchor move as `insitu.strategies.sampled_importance` says.
+`insitu.strategies.fisher`. It is normalised as the batches are at that moment. How the pull is
+applied is said in `insitu.strategies.anchored`; with `every_steps` no ends of tasks are needed, and
+importance and anchor move as `insitu.strategies.sampled_importance` says.
 
 Deviations: the paper's penalty has a further factor `decay`, which is left to `strength`; it
 normalises F_task to compare games of unlike reward, which losses on one scale do not need. Tasks

@@ -9,8 +9,8 @@ sample of the rows since last time, and
 
 which is exactly the quadratic sum_k decay^(K - k) (1 - decay) G_k (w - w_k)^2 of all former times
 k, less its constant. Important weights so stay near where they were important, and unimportant ones
-are free. This joins the moving average of Chaudhry et al., "Riemannian walk" (2018), eq. 6, with the
-streaming setting of Aljundi et al., "Task-free continual learning" (2019); the anchor is ours.
+are free. This joins the moving average of Chaudhry et al., "Riemannian walk" (2018), eq. 6, with
+the streaming setting of Aljundi et al., "Task-free continual learning" (2019); the anchor is ours.
 """
 
 from __future__ import annotations
