@@ -182,19 +182,36 @@ class Prequential:
         return _Sums(losses, scores)
 
     def state_dict(self) -> dict[str, Any]:
-        self.fold()
-        losses, scores = self._state[0]
+        """What is added up, and what waits as it is: adding up earlier would round otherwise."""
+        (losses, scores), waiting, scored = self._state
+        pending = _loss_values(waiting) if waiting else None
         return {
             "steps": self._steps,
             "losses": losses.state_dict(),
             "scores": scores.state_dict(),
+            "waiting_steps": [each.step for each in waiting],
+            "waiting_tasks": [each.tasks.tolist() for each in waiting],
+            "waiting_losses": None if pending is None else pending.values,
+            "scored": [[each.step, each.task, each.rows] for each in scored],
+            "scored_values": torch.stack([each.value for each in scored]) if scored else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         (losses, scores), _, _ = self._state
         self._steps = int(state["steps"])
         sums = _Sums(losses.of_state(state["losses"]), scores.of_state(state["scores"]))
-        self._state = (sums, [], [])
+        tasks = [np.array(each, np.int64) for each in state["waiting_tasks"]]
+        waiting, scored = [], []
+        if tasks:
+            parts = state["waiting_losses"].clone().split([len(each) for each in tasks])
+            waiting = list(map(Losses, state["waiting_steps"], tasks, parts))
+        if state["scored"]:
+            values = state["scored_values"].clone().unbind()
+            scored = [
+                Score(step, task, rows, value)
+                for (step, task, rows), value in zip(state["scored"], values, strict=True)
+            ]
+        self._state = (sums, waiting, scored)
 
 
 def _loss_values(waiting: list[Losses]) -> Values:
