@@ -8,8 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2_contingency, chisquare
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chi2_contingency
 
+from inclusion import inclusion_pvalue
 from insitu.batch import Batch, Column
 from insitu.errors import OperatorError
 from insitu.memory.class_balanced import ClassBalanced
@@ -91,7 +94,46 @@ def test_within_a_class_every_sample_is_kept_alike() -> None:
         memory = ClassBalanced(4, _CPU, generator)
         memory.add(_batch([0] * 20))
         counts.update(memory.provenance[:, Column.ROW].tolist())
-    assert chisquare([counts[number] for number in range(20)]).pvalue > 1e-4
+    assert inclusion_pvalue([counts[number] for number in range(20)], 4) > 1e-4
+
+
+@given(
+    capacity=st.integers(4, 30),
+    labels=st.lists(st.integers(-1, 2), min_size=1, max_size=200),
+    rows=st.integers(1, 40),
+)
+def test_classes_that_had_enough_differ_by_one_at_most(
+    capacity: int, labels: list[int], rows: int
+) -> None:
+    memory = _memory(capacity)
+    for start in range(0, len(labels), rows):
+        memory.add(_batch(labels[start : start + rows], start))
+    held = Counter(labels[number] for number in memory.provenance[:, Column.ROW].tolist())
+    offered, most = Counter(labels), max(held.values())
+    for label, count in offered.items():
+        assert held[label] >= min(most - 1, count)
+
+
+def test_a_batch_placed_at_once_is_placed_as_row_by_row() -> None:
+    at_once, one_by_one = _memory(9, seed=8), _memory(9, seed=8)
+    for memory in (at_once, one_by_one):
+        memory.add(_batch([0, 1, 2] * 10))
+    one_by_one._place_in_full = lambda numbers, draws: np.array(  # type: ignore[method-assign]
+        [one_by_one._place_one(*row) for row in zip(numbers.tolist(), draws.tolist(), strict=True)]
+    )
+    for start in range(30, 600, 12):
+        for memory in (at_once, one_by_one):
+            memory.add(_batch([0, 1, 0, 2, 2, 2, 1, 0, 0, 2, 1, 1], start))
+    assert torch.equal(at_once.provenance, one_by_one.provenance)
+    assert at_once.provenance[:, Column.ROW].max() > 30
+
+
+def test_classes_that_come_when_there_are_more_than_slots_take_a_place() -> None:
+    memory = _memory(3)
+    memory.add(_batch([0, 1, 2, 3, 4, 5]))
+    held = memory.provenance[:, Column.ROW].tolist()
+    assert len(set(held)) == 3
+    assert 5 in held
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int16, torch.uint16, torch.int64])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import nn
@@ -18,6 +21,8 @@ from insitu.component import catalogue
 from insitu.criterion import Criterion
 from insitu.errors import InternalError, OperatorError
 from insitu.memory.base import Memory
+from insitu.memory.composition import composition
+from insitu.memory.store import SampleStore
 from insitu.objectives.classify import Classify
 from insitu.schema import DTYPES, Schema
 from learning import bits
@@ -213,6 +218,113 @@ def test_rows_of_a_strided_block_and_losses_with_a_gradient_are_welcome(name: st
     assert not memory.last_loss.requires_grad
     memory.add(_batch(4, 1))
     assert torch.isnan(memory.last_loss[4])
+
+
+def _from_numpy(batch: Batch) -> tuple[Batch, list[weakref.ref[Any]]]:
+    """The same batch in arrays, which live as long as a storage made of them does."""
+    arrays = {name: t.clone().view(torch.uint8).numpy() for name, t in batch.fields.items()}
+    provenance = batch.provenance.clone().numpy()
+    fields = {
+        name: torch.from_numpy(arrays[name]).view(tensor.dtype)
+        for name, tensor in batch.fields.items()
+    }
+    refs = [weakref.ref(array) for array in (*arrays.values(), provenance)]
+    return Batch(fields, torch.from_numpy(provenance), batch.fresh_rows), refs
+
+
+@every_memory
+def test_no_source_batch_is_kept_alive(name: str) -> None:
+    memory, refs = _memory(name, 10), []
+    for start in range(0, 40, 4):  # filling and replacing
+        batch, of_batch = _from_numpy(_batch(start, 4))
+        costs = np.full(4, 0.5, np.float32)
+        memory.add(batch, torch.from_numpy(costs))
+        memory.sample(3)
+        refs += [*of_batch, weakref.ref(costs)]
+        del batch, costs
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * len(refs)
+
+
+@every_memory
+def test_losses_of_what_was_drawn_come_back(name: str) -> None:
+    memory = _memory(name, 6)
+    memory.add(_batch(0, 6), torch.arange(6.0))
+    assert memory.last_sampled.tolist() == []
+    sample = memory.sample(3)
+    assert sample is not None
+    assert memory.provenance[memory.last_sampled, Column.ROW].tolist() == _numbers(sample)
+    memory.update_losses(memory.last_sampled, torch.tensor([7.0, 8.0, 9.0], requires_grad=True))
+    told = dict(zip(memory.last_sampled.tolist(), [7.0, 8.0, 9.0], strict=True))
+    assert memory.last_loss.tolist() == [told.get(slot, float(slot)) for slot in range(6)]
+    memory.update_losses(np.zeros(0, np.int64), torch.zeros(0))
+    with pytest.raises(InternalError, match="2 losses came for 3 remembered samples"):
+        memory.update_losses(memory.last_sampled, torch.zeros(2))
+
+
+@every_memory
+def test_looking_at_samples_is_not_replaying_them(name: str) -> None:
+    memory = _memory(name, 6)
+    memory.add(_batch(0, 6))
+    slots = memory.draw(4)
+    assert sorted(_numbers(memory.read(slots))) == sorted(slots.tolist())
+    assert memory.times_replayed.sum() == 0
+    assert _numbers(memory.give_back(slots[2:])) == slots[2:].tolist()
+    assert memory.times_replayed.sum() == 2
+    assert memory.last_sampled.tolist() == slots[2:].tolist()
+    assert len(memory.draw(0)) == 0
+
+
+@every_memory
+def test_unlabelled_samples_and_more_classes_than_slots_are_remembered(name: str) -> None:
+    memory = _memory(name, 2)
+    plain = _batch(0, 6)
+    memory.add(plain.with_fields({**plain.fields, "y": torch.tensor([0, 1, 2, 0, 1, 2])}))
+    assert len(memory) == 2
+    if name != "gss":  # a loss, and so a gradient, needs a label
+        more = _batch(6, 6)
+        memory.add(more.with_fields({**more.fields, "y": torch.full((6,), -1)}))
+        assert len(memory) == 2
+    assert len(set(memory.provenance[:, Column.ROW].tolist())) == 2
+
+
+@every_memory
+@settings(max_examples=25)
+@given(sizes=st.lists(st.integers(0, 9), max_size=12))
+def test_what_is_in_it_is_told_exactly(name: str, sizes: list[int]) -> None:
+    memory, added, now_ns = _memory(name, 10), 0, 10**12
+    memory.keep_in(SampleStore(10, _CPU, labels=lambda batch: batch.fields["y"]))
+    for task, rows in enumerate(sizes):
+        batch = _batch(added, rows, task)
+        batch.provenance[:, Column.PRODUCER] = task % 2
+        batch.provenance[:, Column.PRODUCED_AT_NS] = now_ns - 10**9 * (100 - task)
+        memory.add(batch)
+        added += rows
+    found = composition([memory.contents()], now_ns)
+    assert found.samples == len(memory)
+    tasks = memory.provenance[:, Column.TASK]
+    assert found.by_task == memory.composition() == Counter(tasks.tolist())
+    assert found.by_producer == Counter((tasks % 2).tolist())
+    assert found.by_class == Counter((memory.provenance[:, Column.ROW] % 3).tolist())
+    since = sorted(sum(sizes[task + 1 :]) for task in tasks.tolist())
+    ages = sorted(100.0 - task for task in tasks.tolist())
+    for told, all_of_them in ((found.age_samples, since), (found.age_seconds, ages)):
+        if not all_of_them:
+            assert told == {}
+            continue
+        assert (told[0.0], told[1.0]) == pytest.approx((all_of_them[0], all_of_them[-1]))
+        middle = told[0.5]
+        assert sum(age < middle - 1e-6 for age in all_of_them) <= len(all_of_them) / 2
+        assert sum(age > middle + 1e-6 for age in all_of_them) <= len(all_of_them) / 2
+
+
+def test_contents_of_several_memories_add_up() -> None:
+    one, other = _memory("reservoir", 4), _memory("reservoir", 4)
+    one.add(_batch(0, 4, task=1))
+    other.add(_batch(0, 3, task=2))
+    found = composition([one.contents(), other.contents()], 0)
+    assert (found.samples, found.by_task, found.by_class) == (7, {1: 4, 2: 3}, {})
+    assert composition([], 0).age_seconds == {}
 
 
 def _play(memory: Memory, steps: range) -> list[Any]:

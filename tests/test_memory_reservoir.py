@@ -10,8 +10,10 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency, chisquare
 
+from inclusion import inclusion_pvalue
 from insitu.batch import Batch, Column
 from insitu.memory.reservoir import Reservoir
+from insitu.sampling import Indices
 
 
 def _held(memory: Reservoir) -> list[int]:
@@ -48,7 +50,33 @@ def test_every_sample_is_kept_with_the_same_probability(sizes: list[int]) -> Non
     for _ in range(1200):
         counts.update(_fill(generator, 6, sizes))
     assert sum(counts.values()) == 1200 * 6
-    assert chisquare([counts[number] for number in range(24)]).pvalue > 1e-4
+    assert inclusion_pvalue([counts[number] for number in range(24)], 6) > 1e-4
+
+
+class _Biased(Reservoir):
+    """Lets a sample in with probability (capacity + 1) / n, not capacity / n."""
+
+    def _place(self, batch: Batch, rows: Indices) -> tuple[Indices, Indices]:
+        number = self.offered_samples + 1
+        if number <= self.capacity_samples:
+            return np.array([number - 1]), rows
+        draw = int(torch.rand((), generator=self.generator) * number)
+        kept = 1 if draw <= self.capacity_samples else 0
+        return np.array([draw % self.capacity_samples])[:kept], rows[:kept]
+
+
+def test_the_correction_is_what_makes_the_test_see_a_biased_reservoir() -> None:
+    generator, counts = torch.Generator().manual_seed(4), Counter[int]()
+    batch = Batch.of({"x": torch.zeros(1)})
+    for _ in range(900):
+        memory = _Biased(27, torch.device("cpu"), generator)
+        for number in range(30):
+            batch.provenance[:, Column.ROW] = number
+            memory.add(batch)
+        counts.update(_held(memory))
+    found = [counts[number] for number in range(30)]
+    assert chisquare(found).pvalue > 0.9  # blind: such counts vary less than independent ones
+    assert inclusion_pvalue(found, 27) < 1e-4
 
 
 def test_every_choice_of_samples_is_equally_likely() -> None:

@@ -83,7 +83,7 @@ class LossAware(Memory):
         Drawing without replacement by weights is the order of log(u) / w (Efraimidis and Spirakis,
         "Weighted random sampling with a reservoir", 2006).
         """
-        held = len(self) or self.capacity_samples  # none yet: all come with this batch
+        held = self.capacity_samples  # the first rows of a batch may have filled the last slots
         if count == 0:
             return np.zeros(0, np.int64)
         slots = distinct(held, min(max(self._candidates, count), held), self._generator)
