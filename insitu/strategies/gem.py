@@ -29,8 +29,9 @@ finish for the programme, which is then solved on the CPU.
 Keeps: the samples of every task, and one gradient a task.
 
 Use it when: there are few tasks and each of them must be held, at a cost that grows with their
-number. It forgets least of the three projections. It needs tasks: on a stream without them it does
-nothing.
+number: with 3 former tasks a step takes 1.7 times as long as four plain ones (784-400-400-10
+perceptron, 64 rows each). It needs tasks, of producers or of detected boundaries: on a stream
+without them it does nothing.
 """
 
 from __future__ import annotations
