@@ -19,6 +19,10 @@ def _first_slots(population: int, count: int, generator: torch.Generator) -> Ind
     return np.arange(count) % population
 
 
+def _first_slot(population: int, count: int, generator: torch.Generator) -> Indices:
+    return np.zeros(count, np.int64)
+
+
 def _only_the_first(self: Any, batch: Batch, rows: Indices) -> tuple[Indices, Indices]:
     """A memory that is full stays as it is."""
     slots, kept = _place(self, batch, rows)
@@ -53,8 +57,8 @@ MUTATIONS = {
     "memory: draws are the first slots": Mutation(
         "insitu.memory.base:distinct", _first_slots, _CONTRACT
     ),
-    "memory: draws with repetition are the first slots": Mutation(
-        "insitu.memory.base:uniform", _first_slots, _CONTRACT
+    "memory: draws with repetition are the first slot": Mutation(
+        "insitu.memory.base:uniform", _first_slot, _CONTRACT
     ),
     "memory: flags are not looked at": Mutation(
         "insitu.memory.base:Memory._rows_to_offer", _all_rows, _CONTRACT

@@ -19,6 +19,8 @@ _CAPACITY_SAMPLES = 100_000
 _SHAPE = (3, 32, 32)
 _CLASSES = 10
 _SAMPLES = 32
+#: those that need no further pass through the model
+_MEMORIES = ("reservoir", "class_balanced", "task_balanced", "ring_per_class", "loss_aware")
 TARGET = 0.05
 
 
@@ -84,7 +86,7 @@ def measure(rounds: int) -> list[Comparison]:
     keep_freed_memory()
     step = _step()
     comparisons = []
-    for name in ("reservoir", "class_balanced"):
+    for name in _MEMORIES:
         replay = _replay(_filled_memory(name))
         for warm in (step, replay):
             _seconds(warm, 10)()
