@@ -126,14 +126,14 @@ class Anchored(Strategy):
 
     def _prepare(self) -> None:
         """What follows from F."""
-        self._root = (
-            torch._foreach_mul(self._importance, self._strength) if self._importance else []
-        )
-        if self._root:
-            torch._foreach_sqrt_(self._root)
-        if len(self._pulled) != len(self._root):
-            self._pulled = [torch.empty_like(weight) for weight in self._root]
         self._share_rates = []
+        if not self._importance:
+            self._root = []
+            return
+        self._root = list(torch._foreach_mul(self._importance, self._strength))
+        torch._foreach_sqrt_(self._root)
+        if not self._pulled:
+            self._pulled = [torch.empty_like(root) for root in self._root]
 
     @torch.no_grad()
     def adjust_gradients(self) -> Tensor | None:
@@ -180,7 +180,7 @@ class Anchored(Strategy):
 
     def _set_shares(self, rates: list[float]) -> None:
         """How far to go from the weight to its anchor: x / (1 + x), x = lr strength F."""
-        if len(self._share) != len(self._root):
+        if not self._share:
             self._share = [torch.empty_like(root) for root in self._root]
         torch._foreach_copy_(self._share, self._importance)
         torch._foreach_mul_(self._share, [rate * self._strength for rate in rates])

@@ -86,7 +86,7 @@ class PathIntegral(Anchored):
             self._begin()
         moved_back = self._before
         torch._foreach_sub_(moved_back, list(self._weights))
-        torch._foreach_addcmul_(self._path, self._held, moved_back)
+        torch._foreach_addcmul_(self._path, list(self._held), moved_back)
         self._went(self._held)
         self._held = ()
 
