@@ -19,6 +19,10 @@ numbers that are copied to the host.
 
 Use it when: the inputs change and the loss does not tell: a model that is good at everything, a
 change of inputs without labels, or an early warning.
+
+Measured: with the defaults, all of 15 switches on digits (images changed, classes changed) and on a
+reaction-diffusion simulation were found, the latest after 8 steps; no false alarm in 32,400 steps.
+With another seed 14 of 15, and 1 false alarm. `insitu bench detection` measures it again.
 """
 
 from __future__ import annotations

@@ -21,6 +21,11 @@ learns, which the textbook's mean of everything would not. Only a loss that rise
 Costs: a few additions a step; no memory.
 
 Use it when: the loss is at hand and changes are sudden. It is the first one to try.
+
+Measured: with the defaults, of 15 switches on digits (images changed, classes changed) and on a
+reaction-diffusion simulation 13 were found, on average after 9 steps; no false alarm in 32,400
+steps. One that was missed makes the loss fall. A threshold of 17 found all on digits and had 2
+false alarms. `insitu bench detection` measures it again.
 """
 
 from __future__ import annotations
@@ -64,7 +69,7 @@ class PageHinkley(LossDetector):
                 description="a change when the excess is larger; larger is later and surer",
                 json_schema_extra={"unit": "running deviations"},
             ),
-        ] = 17.0,
+        ] = 20.0,
         tolerance: Annotated[
             float,
             Field(

@@ -123,8 +123,8 @@ class WindowDivergence(Detector):
         return {
             "steps": self._steps,
             "divergence": self._divergence,
-            "means": torch.from_numpy(self._means[newest]),
-            "rows": torch.from_numpy(self._rows[newest]),
+            "means": _saved(self._means[newest]),
+            "rows": _saved(self._rows[newest]),
         }
 
     def load_history(self, history: Mapping[str, Any]) -> None:
@@ -132,5 +132,10 @@ class WindowDivergence(Detector):
         self._divergence = float(history["divergence"])
         kept = len(history["rows"])
         places = np.arange(self._steps - kept, self._steps) % len(self._means)
-        self._means[places] = history["means"].numpy()
+        self._means[places] = history["means"].numpy().reshape(kept, self._features)
         self._rows[places] = history["rows"].numpy()
+
+
+def _saved(array: Values) -> torch.Tensor:
+    """Flat; an empty array of numpy would become a tensor that cannot be viewed as bytes."""
+    return torch.tensor(array.ravel()) if array.size else torch.empty(0, dtype=torch.float64)
