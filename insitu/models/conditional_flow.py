@@ -57,7 +57,8 @@ class Coupling(nn.Module):
         order = torch.tensor([*bent, *others]).argsort()
         self.register_buffer("order", order, persistent=False)
         self._bins, self._bound = bins, bound
-        sizes = (len(others) + conditions, *hidden, len(bent) * spline.parameters_of(bins))
+        # a single dimension without condition is bent by constants: the weights of an input of 1
+        sizes = (max(1, len(others) + conditions), *hidden, len(bent) * spline.parameters_of(bins))
         self.decide = dense_chain(sizes, "silu")
         last = self.decide[-1]
         assert isinstance(last, nn.Linear)
@@ -69,7 +70,10 @@ class Coupling(nn.Module):
     order: Tensor
 
     def _splines(self, others: Tensor, condition: Tensor) -> Splines:
-        raw = self.decide(torch.cat((others, condition), dim=1)).to(condition.dtype)
+        known = torch.cat((others, condition), dim=1)
+        if known.shape[1] == 0:
+            known = known.new_ones(known.shape[0], 1)
+        raw = self.decide(known).to(known.dtype)
         return Splines.of(raw.unflatten(1, (len(self.bent), -1)), self._bound)
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
