@@ -21,8 +21,8 @@ one sum over all weights.
 Keeps: the samples of the memory.
 
 Use it when: former samples may be looked at but not trained, or new data must be learned at full
-speed where it does not conflict. At the same cost experience replay and GEC mostly forget less. On a
-stream without tasks set `reference: memory`; otherwise it does nothing there.
+speed where it does not conflict. At the same cost experience replay and GEC mostly forget less. On
+a stream without tasks set `reference: memory`; otherwise it does nothing there.
 """
 
 from __future__ import annotations

@@ -22,16 +22,16 @@ parameter tensor has a floor of its own, a share <r_l, r_l> / <r, r> of the whol
 constraint on the network holds as well. Where r is zero nothing changes; where it is not finite the
 step is not either, and the trainer refuses it.
 
-Costs: one more forward and backward pass over `reference_samples` rows, two products and at most one
-sum over all weights.
+Costs: one more forward and backward pass over `reference_samples` rows, two products and at most
+one sum over all weights.
 
 Keeps: the samples of the memory.
 
 Use it when: replay trains too much or too little on the memory and you would rather name a loss
 that is good enough than a weight. The tolerance is in the units of the objective's loss. On split
-digits (5 tasks of 2, memory 100, one pass, 3 seeds) it ended at 85, 87, 88 and 89 % with strengths of
-1, 2, 3 and 5, where A-GEM had 52 % and GEM 86 %; a strength multiplies the step, so a learning rate at
-the limit of what is stable wants 1.
+digits (5 tasks of 2, memory 100, one pass, 3 seeds) it ended at 85, 87, 88 and 89 % with strengths
+of 1, 2, 3 and 5, where A-GEM had 52 % and GEM 86 %; a strength multiplies the step, so a learning
+rate at the limit of what is stable wants 1.
 """
 
 from __future__ import annotations
