@@ -51,6 +51,9 @@ class FeatureDivergence(WindowDivergence):
 
     name = "feature_divergence"
 
+    _first: list[Values]
+    _is_scaled: bool
+
     def __init__(
         self,
         objective: Objective,
@@ -173,7 +176,7 @@ class FeatureDivergence(WindowDivergence):
 
     def restart(self) -> None:
         super().restart()
-        self._first: list[Values] = []
+        self._first = []
         self._is_scaled = False
 
     def history(self) -> dict[str, Any]:

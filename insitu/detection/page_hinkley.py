@@ -59,6 +59,11 @@ class PageHinkley(LossDetector):
         "mean": "as the loss: its running mean",
     }
 
+    _steps: int
+    _mean: float
+    _variance: float
+    _excess: float
+
     def __init__(
         self,
         *,

@@ -56,6 +56,12 @@ class Plateau(LossDetector):
         "plateau_mean": "as the loss: the window's mean at the last plateau; 0 before the first",
     }
 
+    _rising: bool
+    _known: bool
+    _highest: float
+    _plateau_mean: float
+    _plateau_variance: float
+
     def __init__(
         self,
         *,
@@ -127,7 +133,7 @@ class Plateau(LossDetector):
         deviation = self._plateau_variance**0.5
         newest = float(np.median(window[len(window) // 2 :]))
         bound = self._plateau_mean + self._peak_deviations * deviation
-        return mean > bound and newest > self._plateau_mean + deviation
+        return bool(mean > bound and newest > self._plateau_mean + deviation)
 
     def _follow(self, window: np.ndarray[Any, np.dtype[np.float64]], mean: float) -> None:
         """On a plateau that goes on: it may still fall, and its noise is known ever better."""

@@ -56,7 +56,7 @@ class Splines(NamedTuple):
             (0.7, 0.0)
         """
         bins = (raw.shape[-1] + 1) // 3
-        widths, heights, slopes = torch.split(raw, (bins, bins, bins - 1), dim=-1)
+        widths, heights, slopes = torch.split(raw, [bins, bins, bins - 1], dim=-1)
         # a slope of 1 where the raw number is 0
         inner = MINIMUM + functional.softplus(slopes + math.log(math.expm1(1 - MINIMUM)))
         return cls(

@@ -167,7 +167,7 @@ class Contrastive(Labelled):
             inputs = torch.cat((inputs, inputs.flip(-1)))
         views = torch.tensor_split(model(inputs), self.views)
         logits, projections, features = torch.split(
-            views[0], (self.classes, self.projection, self.features), dim=1
+            views[0], [self.classes, self.projection, self.features], dim=1
         )
         others = [v[:, self.classes : self.classes + self.projection] for v in views[1:]]
         with torch.no_grad():
@@ -176,9 +176,10 @@ class Contrastive(Labelled):
 
     def _parts(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, logits by the means, (rows, views, projection), features."""
-        sizes = (self.classes, self.classes, self.views * self.projection, self.features)
+        sizes = [self.classes, self.classes, self.views * self.projection, self.features]
         logits, by_means, projections, features = torch.split(self.checked(outputs), sizes, dim=1)
-        return logits, by_means, projections.unflatten(1, (self.views, -1)), features
+        by_view = projections.reshape(len(projections), self.views, self.projection)
+        return logits, by_means, by_view, features
 
     def distances(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(rows,) mean squared difference of head logits and projections."""

@@ -181,7 +181,7 @@ class Ridge(Labelled):
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         outputs = super().predict(model, batch).float()
-        logits, features = torch.split(outputs, (self.classes, self.size), dim=1)
+        logits, features = torch.split(outputs, [self.classes, self.size], dim=1)
         with torch.no_grad(), torch.autocast(outputs.device.type, enabled=False):
             training = getattr(model, "_orig_mod", model).training
             fitted = (self.fit.predict_lately if training else self.fit.predict)(features)
@@ -207,7 +207,7 @@ class Ridge(Labelled):
     @torch.no_grad()
     def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         labels = self.labels(batch)
-        sizes = (self.classes, self.classes, self.size)
+        sizes = [self.classes, self.classes, self.size]
         head, fitted, _ = torch.split(self.checked(outputs), sizes, dim=1)
         return {
             "accuracy": self.share_of(fitted.argmax(dim=1) == labels, labels),
