@@ -236,6 +236,7 @@ def _in_a_child(work: Callable[[], None]) -> None:
     if child == 0:
         code = 1
         try:
+            torch.set_num_threads(1)  # the threads of the parent are not in its child
             work()
             code = 0
         finally:

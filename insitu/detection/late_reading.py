@@ -70,7 +70,7 @@ def _sent(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
         return values.cpu().clone(), None
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values, non_blocking=True)
-    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
     return host, arrived
 
