@@ -14,9 +14,8 @@ Use it when: tasks are groups of classes. It finds new classes within a few step
 has settled, and is blind to a change of the inputs alone.
 
 Measured: with the defaults, no false alarm in 80,000 steps of independent labels of 2 to 10
-classes.
-When two classes of digits gave way to two others it took at most 4 steps, at twice the threshold.
-`insitu bench detection` measures it again.
+classes. When two classes of digits gave way to two others it took 3 steps; a change over 40 steps
+was found 2 times of 6. `insitu bench detection` measures it again.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from insitu_service.bench import checkpoint, idle, ingest, replay, training
+from insitu_service.bench import checkpoint, detection, idle, ingest, replay, training
 from insitu_service.bench.comparison import Comparison, print_table
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(900)]
@@ -37,6 +37,10 @@ def test_replay() -> None:
 
 def test_checkpoint() -> None:
     held("checkpoint", checkpoint.measure(rounds=15))
+
+
+def test_drift_detection() -> None:
+    held("drift detection (floor: the limit)", detection.measure())
 
 
 def test_idle() -> None:
