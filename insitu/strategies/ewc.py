@@ -16,7 +16,8 @@ Deviations: none in the penalty. F_t is taken over a uniform sample of the fresh
 normalised as the batches are at that moment. A task that ends twice counts twice. Tasks may run
 side by side: each has samples of its own and is consolidated when it ends.
 
-Costs: one pass over the weights a step, about a tenth of a step of a small dense network; at the
+Costs: five operations over all weights a step, which is half as much again as a step of a small
+dense network (784-400-400-10, 64 rows, one thread) and less the more rows a batch has; at the
 end of a task about one training pass over `fisher_samples` rows, where the model has plain layers
 only.
 

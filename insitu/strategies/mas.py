@@ -16,7 +16,8 @@ is the paper's). Only fresh rows of the task are asked, a uniform sample of them
 no ends of tasks are needed: importance and anchor move as `insitu.strategies.sampled_importance`
 says; Aljundi et al., "Task-free continual learning" (2019), look for plateaus of the loss instead.
 
-Costs: one pass over the weights a step, about a tenth of a step of a small dense network; at the
+Costs: five operations over all weights a step, which is half as much again as a step of a small
+dense network (784-400-400-10, 64 rows, one thread) and less the more rows a batch has; at the
 end of a task about one training pass over `samples` rows, where the model has plain layers
 only.
 

@@ -17,7 +17,8 @@ Deviations: the paper's penalty has a further factor `decay`, which is left to `
 normalises F_task to compare games of unlike reward, which losses on one scale do not need. Tasks
 may run side by side: each has samples of its own and is consolidated when it ends.
 
-Costs: one pass over the weights a step, about a tenth of a step of a small dense network; at the
+Costs: five operations over all weights a step, which is half as much again as a step of a small
+dense network (784-400-400-10, 64 rows, one thread) and less the more rows a batch has; at the
 end of a task about one training pass over `fisher_samples` rows, where the model has plain layers
 only.
 

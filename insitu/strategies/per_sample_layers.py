@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 #: larger chunks of rows leave the processor's caches and are slower, not faster
-_LARGEST_CHUNK_BYTES = {"cpu": 8 * 2**20}
+_LARGEST_CHUNK_BYTES = {"cpu": 2 * 2**20}
 
 LayerSums = Callable[[nn.Module, Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 

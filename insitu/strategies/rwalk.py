@@ -21,7 +21,8 @@ Deviations: the paper's penalty has no half, so strength is 2 lambda there. The 
 the first square and not at zero. The former samples that the paper also trains are left to a replay
 strategy. Where tasks run side by side, the end of one takes the whole path since the last end.
 
-Costs: about three passes over the weights a step, and next to nothing at the end of a task.
+Costs: ten operations over all weights a step, three quarters as much again as a step of a small
+dense network (784-400-400-10, 64 rows, one thread); next to nothing at the end of a task.
 
 Keeps: eleven times the weights (importance, its root, anchor, path, R, score, former score, start
 of the interval, three buffers) and no samples. Constant over tasks.

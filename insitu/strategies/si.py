@@ -15,7 +15,8 @@ Deviations: the paper's penalty has no half, so strength is 2 c there. A path th
 counts as zero, as in the authors' code; the paper does not say. Where tasks run side by side, the
 end of one takes the whole path since the last end.
 
-Costs: about two passes over the weights a step, and nothing at the end of a task.
+Costs: eight operations over all weights a step, two thirds as much again as a step of a small dense
+network (784-400-400-10, 64 rows, one thread); next to nothing at the end of a task.
 
 Keeps: seven times the weights (importance, its root, anchor, path, three buffers) and no samples.
 Constant over tasks.
