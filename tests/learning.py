@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from insitu.component import catalogue
 from insitu.criterion import Criterion
 from insitu.errors import OperatorError
 from insitu.memory.base import Memory
+from insitu.models.conditional_flow import ConditionalFlow
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
+from insitu.objectives.density import Density
 from insitu.optimization import build_optimizer, build_schedule
 from insitu.schema import Schema
 from insitu.strategies.base import Strategy
@@ -23,16 +26,23 @@ from insitu.trainer import Trainer
 
 INPUTS, CLASSES = 6, 4
 
+LABELLED = Schema.of({"x": ("float32", (INPUTS,)), "y": ("int64", ())})
+
 OBJECTIVES: dict[str, tuple[Schema, dict[str, Any]]] = {
-    "classify": (
-        Schema.of({"x": ("float32", (INPUTS,)), "y": ("int64", ())}),
-        {"classes": CLASSES},
-    ),
+    "classify": (LABELLED, {"classes": CLASSES}),
     "regress": (
         Schema.of({"x": ("float64", (INPUTS,)), "y": ("float32", (3,))}),
         {},
     ),
     "reconstruct": (Schema.of({"x": ("float32", (INPUTS,))}), {}),
+    "growing_classify": (LABELLED, {"classes": CLASSES}),
+    "multi_head": (LABELLED, {"heads": 3, "classes": CLASSES}),
+    "nearest_class_mean": (LABELLED, {"classes": CLASSES, "features": 4}),
+    "contrastive": (
+        LABELLED,
+        {"classes": CLASSES, "features": 5, "projection": 3, "temperature": 0.5},
+    ),
+    "density": (Schema.of({"x": ("float32", (INPUTS,))}), {}),
 }
 
 
@@ -45,12 +55,19 @@ def make_objective(name: str) -> Objective:
 def make_model(objective: Objective, seed: int = 0, *, dropout: float = 0.0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(
+        if isinstance(objective, Density):  # any other network would give no normalised density
+            return ConditionalFlow(
+                objective.input_shape, (1,), conditions=0, layers=2, hidden=(8,), bins=4
+            )
+        layers = [
             nn.Linear(objective.input_shape[0], 8),
             nn.Tanh(),
             nn.Dropout(dropout),
-            nn.Linear(8, objective.output_shape[0]),
-        )
+            nn.Linear(8, math.prod(objective.output_shape)),
+        ]
+        if len(objective.output_shape) > 1:
+            layers.append(nn.Unflatten(1, objective.output_shape))
+        return objective.network(nn.Sequential(*layers))
 
 
 def make_memory(capacity: int = 64, seed: int = 1) -> Memory:
@@ -169,11 +186,13 @@ def make_batch(objective: str, rows: int, seed: int, *, task: int = 0) -> Batch:
     """Random rows whose targets depend on the inputs and on the task."""
     random = generator(seed)
     x = torch.randn(rows, INPUTS, generator=random) * 2.0 + 1.0
-    if objective == "classify":
+    if "y" in OBJECTIVES[objective][0] and objective != "regress":
         y = (x[:, :2] > 1.0).long() @ torch.tensor([1, 2])
         return Batch.of({"x": x, "y": (y + task) % CLASSES}, task=task)
     if objective == "regress":
         return Batch.of({"x": x.double(), "y": (x[:, :3] * x[:, 3:] + task)}, task=task)
+    if objective == "density":  # each half tells of the other, or there is nothing to learn
+        x = torch.cat((x[:, :3], x[:, :3] + 0.2 * x[:, 3:]), dim=1)
     return Batch.of({"x": x}, task=task)
 
 
