@@ -173,7 +173,9 @@ _BUFFER = (
         "memory_age_seconds", "seconds", ("share",), "Time since remembered samples were pushed."
     ),
     _gauge(
-        "memory_age_samples", "samples", ("share",),
+        "memory_age_samples",
+        "samples",
+        ("share",),
         "Samples offered to the memory since a remembered one was.",
     ),
 )

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from learning import OBJECTIVES, Setup, stream
+from learning import Setup, stream
 
 GOLDEN = Path(__file__).parent / "golden"
+#: what a refactor is held by; the others have parity tests of their own
+GOLDEN_OBJECTIVES = ("classify", "regress", "reconstruct")
 COMBINATIONS: list[tuple[str, ...]] = [
     (),
     ("replay",),
@@ -45,7 +47,7 @@ def losses(objective: str, strategies: tuple[str, ...]) -> list[float]:
 
 
 @pytest.mark.parametrize("strategies", COMBINATIONS, ids=lambda s: "+".join(s) or "none")
-@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("objective", GOLDEN_OBJECTIVES)
 def test_losses_are_the_golden_ones(objective: str, strategies: tuple[str, ...]) -> None:
     expected = [float(line) for line in golden_file(objective, strategies).read_text().split()]
     assert len(expected) == TASKS * STEPS_PER_TASK
@@ -53,14 +55,14 @@ def test_losses_are_the_golden_ones(objective: str, strategies: tuple[str, ...])
 
 
 def test_every_combination_has_losses_of_its_own() -> None:
-    for objective in OBJECTIVES:
+    for objective in GOLDEN_OBJECTIVES:
         texts = {golden_file(objective, strategies).read_text() for strategies in COMBINATIONS}
         assert len(texts) == len(COMBINATIONS), objective
 
 
 def write() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    for objective in OBJECTIVES:
+    for objective in GOLDEN_OBJECTIVES:
         for strategies in COMBINATIONS:
             lines = [f"{loss:.9g}" for loss in losses(objective, strategies)]
             golden_file(objective, strategies).write_text("\n".join(lines) + "\n")

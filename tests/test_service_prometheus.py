@@ -40,6 +40,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         directory,
         strategies=STRATEGIES,  # type: ignore[arg-type]
         hooks=[{"on": "checkpoint", "shell": "true"}],  # type: ignore[arg-type]
+        detection=[{"name": "page_hinkley"}],  # type: ignore[arg-type]
     )
     with Daemon(directory, sections) as daemon:
         yield daemon.start()

@@ -64,7 +64,8 @@ class RandomPatches(nn.Module):
         output_shape: tuple[int, ...],
         *,
         filters: Annotated[
-            int, Field(ge=1, description="atoms", json_schema_extra={"unit": "atoms"})
+            int,
+            Field(ge=1, description="atoms of the dictionary", json_schema_extra={"unit": "atoms"}),
         ] = 800,
         patch: Annotated[
             int, Field(ge=1, description="side of a patch", json_schema_extra={"unit": "pixels"})

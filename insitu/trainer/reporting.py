@@ -59,4 +59,3 @@ def report(
         provenance=forward.batch.provenance,
         boundary=boundary,
     )
-

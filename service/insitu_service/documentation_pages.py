@@ -64,4 +64,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "strategies": strategies,
     "memories": of_kind("insitu.memory"),
     "objectives": of_kind("insitu.objectives"),
+    "detection": of_kind("insitu.detection"),
 }

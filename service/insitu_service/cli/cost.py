@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 @click.command()
 @options.run_file
 @options.overrides
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Form of the answer.",
+)
 def cost(run: Path, overrides: tuple[str, ...], form: str) -> int:
     """Show what one forward pass of one sample costs, layer by layer.
 

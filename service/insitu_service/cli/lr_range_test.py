@@ -20,9 +20,27 @@ _DEFAULTS = {argument.name: argument.default for argument in COMMANDS["lr_range_
 @click.command("lr-range-test")
 @options.url
 @options.token_file
-@click.option("--steps", type=int, default=_DEFAULTS["steps"], show_default=True)
-@click.option("--lowest", type=float, default=_DEFAULTS["lowest"], show_default=True)
-@click.option("--highest", type=float, default=_DEFAULTS["highest"], show_default=True)
+@click.option(
+    "--steps",
+    type=int,
+    default=_DEFAULTS["steps"],
+    show_default=True,
+    help="Steps from the smallest rate to the largest.",
+)
+@click.option(
+    "--lowest",
+    type=float,
+    default=_DEFAULTS["lowest"],
+    show_default=True,
+    help="Rate of the first step.",
+)
+@click.option(
+    "--highest",
+    type=float,
+    default=_DEFAULTS["highest"],
+    show_default=True,
+    help="Rate of the last step.",
+)
 @click.option(
     "--wait-seconds",
     type=click.FloatRange(0, 3000),
@@ -35,7 +53,14 @@ _DEFAULTS = {argument.name: argument.default for argument in COMMANDS["lr_range_
     type=click.Path(path_type=Path, dir_okay=False),
     help="Picture to write: loss by learning rate, with the suggestion.",
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Form of the answer.",
+)
 def lr_range_test(
     url: str,
     token_file: Path | None,
