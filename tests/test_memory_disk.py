@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -313,14 +314,20 @@ def _run(directory: Path, steps: range, *, resume: bool, die_at: int | None = No
     return trainer
 
 
+def _run_to_its_death(directory: Path, resume: bool, die_at: int) -> None:
+    _run(directory, range(60), resume=resume, die_at=die_at)
+
+
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     straight = _run(tmp_path / "straight", range(60), resume=False)
     for number, die_at in enumerate((23, 24, 48)):
-        child = os.fork()
-        if child == 0:
-            _run(tmp_path / "killed", range(60), resume=number > 0, die_at=die_at)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        # a new process, not a fork: the threads of this one's torch would not be in it
+        child = multiprocessing.get_context("spawn").Process(
+            target=_run_to_its_death, args=(tmp_path / "killed", number > 0, die_at)
+        )
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
     resumed = _run(tmp_path / "killed", range(60), resume=True)
     one, other = copied(straight.state_dict()), copied(resumed.state_dict())
     for state in (one, other):
