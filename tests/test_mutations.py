@@ -56,4 +56,5 @@ def test_every_method_has_a_mutation(kind: str) -> None:
         ours = {m for m in modules if m.startswith(f"insitu.{kind}.") and not m.endswith(".base")}
         files = {mutation.tests for mutation in MUTATIONS.values()}
         assert any(target.partition(":")[0] in ours for target in mutated), name
-        assert any(name in file for file in files), name
+        # a method that is another one per layer is tested beside it
+        assert any(name.removeprefix("layerwise_") in file for file in files), name
