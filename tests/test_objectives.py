@@ -12,14 +12,18 @@ from torch import nn
 from insitu.batch import Batch
 from insitu.component import catalogue, find
 from insitu.errors import OperatorError
+from insitu.memory.base import Memory
+from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
 from insitu.objectives.classify import Classify
 from insitu.objectives.forecast import Forecast
+from insitu.objectives.nearest_class_mean import NearestClassMean
 from insitu.objectives.reconstruct import Reconstruct
 from insitu.objectives.regress import Regress
 from insitu.schema import Schema
+from insitu.strategies.replay import ExperienceReplay
 from insitu.trainer import Trainer
-from learning import assert_same, copied
+from learning import assert_same, copied, make_memory
 
 SCHEMA = Schema.of(
     {
@@ -304,6 +308,60 @@ def test_scores_are_the_same_after_their_rows_were_learned(
     objective.observe(outputs, batch)
     after = {name: float(score) for name, score in objective.scores(outputs, batch).items()}
     assert before == after
+
+
+def trained(
+    name: str,
+    options: dict[str, Any],
+    updates: int,
+    *,
+    learning_rate: float = 0.0,
+    memory: Memory | None = None,
+) -> Trainer:
+    """A trainer after three batches, all of it from one seed."""
+    objective = make(name, options)
+    network = Network(objective)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = objective.network(network)
+    trainer = Trainer(
+        model,
+        objective,
+        torch.optim.SGD(model.parameters(), lr=learning_rate),
+        normaliser=Normaliser(SCHEMA, objective.statistics_of),
+        strategies=[] if memory is None else [ExperienceReplay(memory, samples_per_step=4)],
+        updates_per_batch=updates,
+    )
+    for seed in range(3):
+        assert trainer.step(make_batch(10, seed)).step == seed + 1
+    assert trainer.skipped_steps == 0
+    return trainer
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_several_updates_on_a_batch_count_its_rows_once(name: str, options: dict[str, Any]) -> None:
+    """With weights that stand still nothing of what is counted may tell three updates from one."""
+    once, thrice = trained(name, options, 1).state_dict(), trained(name, options, 3).state_dict()
+    assert_same(thrice["objective"], once["objective"])
+    assert_same(thrice["normaliser"], once["normaliser"])
+
+
+def test_sums_over_a_frozen_model_are_exact_with_several_updates() -> None:
+    options = {"target": "label", "classes": 4, "features": 5}
+    once, thrice = (trained("ridge", options, n, learning_rate=0.1).objective for n in (1, 3))
+    assert_same(thrice.state_dict(), once.state_dict())
+
+
+def test_replayed_rows_count_in_every_update_since_they_are_drawn_anew() -> None:
+    options = {"target": "label", "classes": 4, "features": 5, "decay": 1.0}
+    memory = make_memory(64)
+    objective = trained(
+        "nearest_class_mean", options, 3, learning_rate=0.1, memory=memory
+    ).objective
+    assert isinstance(objective, NearestClassMean)
+    replayed = int(memory.times_replayed.sum())
+    assert replayed == 2 * 3 * 4
+    assert objective.class_means.rows.sum() == 3 * 10 + replayed
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)

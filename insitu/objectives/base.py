@@ -4,7 +4,8 @@ An objective knows which fields it reads and what the model must take and give. 
 the stream's schema, `Objective(schema, *, options)`, and refuses a schema it cannot work on, so a
 wrong configuration fails before the first sample. It draws nothing by itself. What it learns from
 the stream (which classes have appeared, the means of their features) is in `state_dict`, moves only
-in `observe`, and never in `losses` or `scores`.
+in `observe`, and never in `losses` or `scores`. A batch may be trained several times in a row;
+`observe` is called after every update and told which is the last, so that a row counts once.
 
 **Units.** The trainer hands in batches whose fields the `Normaliser` has mapped already, inputs
 and real-valued targets alike. Losses and scores are therefore in units of the running standard
@@ -124,8 +125,18 @@ class Objective(ABC):
         """
         raise InternalError(f"{type(self).__name__} is no likelihood to draw targets from")
 
-    def observe(self, outputs: Tensor, batch: Batch) -> None:  # noqa: B027 (most learn nothing)
-        """Learn from a finished update: normalised rows, outputs before it, detached."""
+    def observe(  # noqa: B027 (most learn nothing)
+        self, outputs: Tensor, batch: Batch, *, last: bool = True
+    ) -> None:
+        """Learn from a finished update.
+
+        Args:
+            outputs: the model's, before the update, detached.
+            batch: the rows that were trained, normalised, replayed rows last.
+            last: whether this was the last update on these fresh rows; False in the others of
+                `updates_per_batch`. What counts fresh rows counts them there, so each counts once;
+                replayed rows were drawn anew for every update.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         return {}

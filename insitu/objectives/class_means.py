@@ -63,6 +63,13 @@ class ClassMeans:
         self.means = torch.lerp(self.means, means, share.unsqueeze(1))
         self.rows = total
 
+    def follow(self, features: Tensor, labels: Tensor, fresh_rows: int, *, last: bool) -> None:
+        """Count the rows of one of several updates on a batch, see `Objective.observe`: fresh
+        rows in the last update alone, the replayed ones behind them in each."""
+        start = 0 if last else fresh_rows
+        if start < len(features):
+            self.count(features[start:], labels[start:])
+
     def logits(self, features: Tensor, temperature: float, means: Tensor | None = None) -> Tensor:
         """(rows, classes) -||f - mean_c||^2 / temperature; of unseen classes a mean of zeros."""
         self.to(features.device)

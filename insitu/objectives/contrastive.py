@@ -13,7 +13,8 @@ trained afterwards: the representation is then shaped by similarity alone, in wh
 can drift towards the newest classes. Without it both shape the features.
 
 Beside the head, the nearest mean of a class in the space of (unit length) features answers, which
-forgets less; the means are state and move in `observe`.
+forgets less; the means are state and move in `observe`: of several updates on a batch fresh rows
+count in the last alone, replayed ones, drawn anew for each, in all.
 
 Positives are the other rows of the class in the batch, fresh and remembered. With `views: mirrored`
 the mirror image of every row (its last axis reversed) is a second view, as in the paper, so that
@@ -207,9 +208,9 @@ class Contrastive(Labelled):
             "accuracy_nearest_mean": self.share_of(by_means.argmax(dim=1) == labels, labels),
         }
 
-    def observe(self, outputs: Tensor, batch: Batch) -> None:
+    def observe(self, outputs: Tensor, batch: Batch, *, last: bool = True) -> None:
         features = functional.normalize(outputs[:, -self.features :].float(), dim=1)
-        self.class_means.count(features, self.labels(batch))
+        self.class_means.follow(features, self.labels(batch), batch.fresh_rows, last=last)
 
     def state_dict(self) -> dict[str, Any]:
         return self.class_means.state_dict()

@@ -103,7 +103,8 @@ class GrowingClassify(Labelled):
         is_open = self.open_classes(self.labels(batch))
         return self.checked(outputs).masked_fill(~is_open, -math.inf), is_open
 
-    def observe(self, outputs: Tensor, batch: Batch) -> None:
+    def observe(self, outputs: Tensor, batch: Batch, *, last: bool = True) -> None:
+        """Open the classes that came, in the first of several updates: a set counts nothing."""
         labels = self.labels(batch)
         self._seen = self._seen.to(labels.device) | self.is_class(labels).any(dim=0)
 

@@ -7,9 +7,10 @@ p(c | f) = softmax over the seen classes of -||f - mean_c||^2 / temperature
 loss     = -log p(label | f)
 
 The means are state, not weights: they move in `observe`, after an update, by fresh and
-replayed rows alike, with the features as they were before the update. Gradients do not pass
-into them. A class that appears for the first time has the mean of its rows in the batch. Unseen
-classes have no share. No layer tells the classes apart, so none can prefer the newest.
+replayed rows alike, with the features as they were before the update; of several updates on a batch
+fresh rows count in the last alone, replayed ones, drawn anew for each, in all. Gradients do not
+pass into the means. A class that appears for the first time has the mean of its rows in the batch.
+Unseen classes have no share. No layer tells the classes apart, so none can prefer the newest.
 
 Outputs are the features and, behind them, the (classes,) logits by the means of that moment,
 without gradient: so scores are those before the update, whenever they are read.
@@ -150,8 +151,9 @@ class NearestClassMean(Labelled):
         logits = _only(logits, self.class_means.seen | self.is_class(labels).any(dim=0))
         return {"accuracy": self.share_of(logits.argmax(dim=1) == labels, labels)}
 
-    def observe(self, outputs: Tensor, batch: Batch) -> None:
-        self.class_means.count(outputs[:, : self.features], self.labels(batch))
+    def observe(self, outputs: Tensor, batch: Batch, *, last: bool = True) -> None:
+        features = outputs[:, : self.features]
+        self.class_means.follow(features, self.labels(batch), batch.fresh_rows, last=last)
 
     def state_dict(self) -> dict[str, Any]:
         return self.class_means.state_dict()

@@ -28,9 +28,9 @@ the model: then G holds features of different ages, and the exactness is gone.
 
 Deviations: l is relative to the mean square of a feature, so one value serves any scale; RanPAC
 chooses it by a validation split. ACIL updates the inverse of G by the Woodbury identity, which
-costs as much a step and loses digits at each. With `updates_per_batch` above 1 every row is
-counted that often, which changes nothing but rounding. Rows whose features are all zero (a model
-that has not made up its features yet) and rows without label are left out.
+costs as much a step and loses digits at each. With `updates_per_batch` above 1 a row is
+counted in the last update on it, so once. Rows whose features are all zero (a model that has not
+made up its features yet) and rows without label are left out.
 
 Costs: size^2 numbers (of 8 bytes) on the device and in checkpoints: 0.33 GB for 6,400 features;
 2 rows size^2 floating-point operations a step; a solve of size^3 / 3.
@@ -215,8 +215,10 @@ class Ridge(Labelled):
         }
 
     @torch.no_grad()
-    def observe(self, outputs: Tensor, batch: Batch) -> None:
-        """Count the fresh rows; replayed ones were counted when they were fresh."""
+    def observe(self, outputs: Tensor, batch: Batch, *, last: bool = True) -> None:
+        """Count the fresh rows, once; replayed ones were counted when they were fresh."""
+        if not last:
+            return
         features = outputs[: batch.fresh_rows, -self.size :]
         targets = self.is_class(self.labels(batch.fresh()))
         counted = targets.any(dim=1) & (features != 0).any(dim=1)

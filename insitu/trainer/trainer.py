@@ -13,6 +13,8 @@ Notable decisions:
 - The loss of a step is the mean over its rows, fresh and replayed alike, after the strategies had
   their say on each row's.
 - Several updates on one batch are several whole updates: remembered rows are drawn anew for each.
+  Fresh rows are counted once all the same, by normaliser, objective and memories, after the last
+  update, and so not at all where a later one had to be skipped.
 - Nothing in the step makes a GPU wait except one look at loss and gradient norm, between backward
   and update. Whether a step may be made has to be known before weights, moments, schedule and
   memory move; an optimizer with momentum or weight decay moves even on a gradient of zeros, so
@@ -160,12 +162,13 @@ class Trainer:
         batch = on_device(self.segments.relabel(batch), self.device)
         clock.ends("copy")
         self.steps += 1
-        first = self._update(batch, clock, last=self.updates_per_batch == 1)
+        counted = self._count_first(batch)
+        first = self._update(batch, clock, number=1, counted=counted)
         self.skipped_steps += not first.made
         replayed, update = first.forward.batch.replayed_rows, 2
         done = first
         while update <= self.updates_per_batch and done.made:
-            done = self._update(batch, clock, last=update == self.updates_per_batch)
+            done = self._update(batch, clock, number=update, counted=counted)
             replayed += done.forward.batch.replayed_rows
             update += 1
         boundary = None
@@ -185,14 +188,13 @@ class Trainer:
         detectors = watch.update(Observation(raw.fresh(), outputs, losses, self.steps))
         return Boundary(detectors, self.declare_boundary()) if detectors else None
 
-    def _update(self, batch: Batch, clock: PhaseClock, *, last: bool) -> Update:
+    def _update(self, batch: Batch, clock: PhaseClock, *, number: int, counted: bool) -> Update:
         """Augment, forward, losses + penalties, backward, adjust, check, clip, update, observe."""
-        verbs = self._verbs
+        verbs, last = self._verbs, number == self.updates_per_batch
         for strategy in verbs.augment:
             batch = strategy.augment(batch)
         clock.ends("strategy")
 
-        counted = self._count_first(batch)
         forward = self._forward(batch)
         clock.ends("forward")
 
@@ -223,10 +225,10 @@ class Trainer:
         made = self._is_finite(total, norm)
         if made:
             self._move(gradients, norm)
-            if not counted:
+            if last and not counted:
                 self._count(batch)
         else:
-            norm = self._refuse(total, gradients, counted)
+            norm = self._refuse(total, gradients, counted and number == 1)
         clock.ends("optimizer")
 
         if made:
@@ -428,7 +430,7 @@ class Trainer:
 
     def _observe(self, raw: Batch, forward: Forward, *, last: bool) -> None:
         outputs = forward.outputs.detach()
-        self.objective.observe(outputs, forward.batch)
+        self.objective.observe(outputs, forward.batch, last=last)
         if self._verbs.observe:
             losses = forward.losses.detach()
             observation = Observation(raw, outputs, losses, self.steps, last)

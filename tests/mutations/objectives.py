@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from insitu.objectives.ridge import Ridge
 from mutations.base import Mutation, constantly
 
 _LABELS = "tests/test_objectives_labels.py"
+_OBJECTIVES = "tests/test_objectives.py"
 _DENSITY = "tests/test_objectives_density.py"
 _IMAGES = "tests/test_models_images.py"
 
@@ -38,6 +40,17 @@ def _first_atoms(whitened: Tensor, count: int, iterations: int, generator: Any) 
     return torch.nn.functional.normalize(whitened[:count], dim=1)
 
 
+def _every_time(self: Any, features: Tensor, labels: Tensor, *_: Any, **__: Any) -> None:
+    self.count(features, labels)
+
+
+_ridge_observe = Ridge.observe
+
+
+def _ridge_every_time(self: Any, outputs: Tensor, batch: Any, **_: Any) -> None:
+    _ridge_observe(self, outputs, batch)
+
+
 def _untouched(self: Any, features: Tensor, *_: Any) -> None:
     self._rows += len(features)
 
@@ -57,6 +70,12 @@ MUTATIONS = {
     ),
     "nearest_class_mean: the means never move": Mutation(
         "insitu.objectives.nearest_class_mean:NearestClassMean.observe", constantly(None), _LABELS
+    ),
+    "class means: fresh rows counted in every update": Mutation(
+        "insitu.objectives.class_means:ClassMeans.follow", _every_time, _OBJECTIVES
+    ),
+    "ridge: rows summed in every update": Mutation(
+        "insitu.objectives.ridge:Ridge.observe", _ridge_every_time, _OBJECTIVES
     ),
     "contrastive: no contrast": Mutation(
         "insitu.objectives.contrastive:contrastive_losses", _no_contrast, _LABELS
