@@ -1,0 +1,67 @@
+"""Supervised soft: a last layer with one kernel a class, taught by the labels.
+
+After Moraitis et al., "SoftHebb: Bayesian inference in unsupervised Hebbian soft winner-take-all
+networks" (2022): given the label, the posterior of the cause is certain, y = 1 for the label's
+kernel and 0 for the others, and kernels become the mean directions of their classes. With contrast
+c the layer's own posterior is unlearned as well,
+
+    y = onehot(label) - c softmax(t u)
+
+which for c = 1 is the delta rule: the gradient of the cross entropy, with Oja's decay.
+
+Deviations: the contrast is ours. A row whose label is no kernel's (-1: none) teaches nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from insitu.errors import InternalError
+from insitu.layers.rules.base import InverseTemperature, Rule
+
+
+class SupervisedSoft(Rule):
+    """y = onehot(label) - contrast softmax(t u), 0 for rows without a label.
+
+    Example:
+        >>> rule = SupervisedSoft(inverse_temperature=1.0, contrast=1.0)
+        >>> rule.activities(torch.zeros(2, 2), torch.tensor([1, -1]))
+        tensor([[-0.5000,  0.5000],
+                [ 0.0000,  0.0000]])
+    """
+
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        inverse_temperature: InverseTemperature = 1.0,
+        contrast: Annotated[
+            float,
+            Field(
+                ge=0.0,
+                le=1.0,
+                description="how strongly the layer's own guess is unlearned",
+                json_schema_extra={"unit": "ratio"},
+            ),
+        ] = 1.0,
+    ) -> None:
+        self.inverse_temperature, self.contrast = inverse_temperature, contrast
+
+    def activities(self, potentials: Tensor, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise InternalError("rule supervised_soft was asked for activities without labels")
+        kernels = potentials.shape[1]
+        column = labels.reshape(-1, *(1,) * (potentials.dim() - 1))
+        known = (column >= 0) & (column < kernels)
+        taught = column.clamp(0, kernels - 1).expand(-1, 1, *potentials.shape[2:])
+        y = torch.softmax(potentials * self.inverse_temperature, dim=1).mul_(-self.contrast)
+        y.scatter_add_(1, taught, torch.ones_like(y[:, :1]))
+        return torch.where(known, y, 0.0)
+
+
+COMPONENT = SupervisedSoft

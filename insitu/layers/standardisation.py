@@ -1,0 +1,65 @@
+"""BatchNorm without weights, whose statistics nothing can poison."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class BatchStandardisation(nn.Module):
+    """Each channel less its mean, by its standard deviation: of the batch, or the running ones.
+
+    As `nn.BatchNorm1d/2d/3d(affine=False)` in any number of dimensions, under the same names in
+    the state. Built for what stands before a layer without gradient: in training mode there is no
+    autograd graph.
+
+    Deviations: a channel of a batch that is not finite leaves its running statistics as they are.
+    One value a channel has no variance: the running statistics serve, and stay. They move only
+    while `recording`, so that forward passes which do not train leave them.
+
+    Example:
+        >>> standardise = BatchStandardisation(1)
+        >>> standardise(torch.tensor([[1.0], [3.0]]))
+        tensor([[-1.0000],
+                [ 1.0000]])
+        >>> standardise.running_mean
+        tensor([0.2000])
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        #: whether forward passes in training mode move the running statistics
+        self.recording = True
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(rows, channels, *places), the same shape."""
+        values_a_channel = rows.numel() // max(1, rows.shape[1])
+        if not self.training or values_a_channel < 2:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+                return self._standardised(rows, self.running_mean, self.running_var, False)
+        with torch.no_grad():
+            mean, variance = self.running_mean.clone(), self.running_var.clone()
+            standardised = self._standardised(rows, mean, variance, True)
+            if self.recording:
+                known = torch.isfinite(mean) & torch.isfinite(variance)
+                self.running_mean.copy_(torch.where(known, mean, self.running_mean))
+                self.running_var.copy_(torch.where(known, variance, self.running_var))
+                self.num_batches_tracked += 1
+        return standardised
+
+    def _standardised(self, rows: Tensor, mean: Tensor, variance: Tensor, batch: bool) -> Tensor:
+        return functional.batch_norm(
+            rows, mean, variance, training=batch, momentum=self.momentum, eps=self.eps
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.running_mean.shape[0]}, eps={self.eps:g}, momentum={self.momentum:g}"

@@ -1,0 +1,82 @@
+"""The counterpart of an optimizer: moves all Hebbian layers of a module, or lets them be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from insitu.layers.hebbian import HebbianLayer
+from insitu.layers.standardisation import BatchStandardisation
+
+
+class HebbianUpdate:
+    """Follows, or forgets, what the layers recorded in the forward pass.
+
+    Each layer is one fused multiply-add over its weights and one pass for its norms; layers have
+    different shapes, so there is nothing to gain from joining them. Nothing waits for the device.
+
+    Args:
+        module: all Hebbian layers in it, at any depth.
+        record_always: whether every forward pass in training mode records. Where others than the
+            one to learn from run too (reference gradients, candidates for replay), say False:
+            then only those inside `recording()` do.
+
+    Example:
+        >>> import torch
+        >>> from insitu.layers.linear import HebbianLinear
+        >>> from insitu.layers.learning_rates import AdaptiveRates
+        >>> from insitu.layers.rules.softhebb import SoftHebb
+        >>> net = HebbianLinear(3, 4, SoftHebb(), AdaptiveRates(0.05))
+        >>> update = HebbianUpdate(net, record_always=False)
+        >>> with update.recording():
+        ...     features = net(torch.rand(8, 3))
+        >>> _ = net(torch.rand(8, 3))  # records nothing
+        >>> update.step()
+    """
+
+    def __init__(self, module: nn.Module, *, record_always: bool = True) -> None:
+        self.layers = [part for part in module.modules() if isinstance(part, HebbianLayer)]
+        self._recorders: list[HebbianLayer | BatchStandardisation] = [
+            part
+            for part in module.modules()
+            if isinstance(part, HebbianLayer | BatchStandardisation)
+        ]
+        self._set_recording(record_always)
+
+    def step(self) -> None:
+        """Move the weights of every plastic layer along its recorded direction, once."""
+        for layer in self.layers:
+            if layer.plastic:
+                layer.apply_update()
+            else:
+                layer.discard()
+
+    def discard(self) -> None:
+        """Forget what was recorded: the step is skipped."""
+        for layer in self.layers:
+            layer.discard()
+
+    @contextmanager
+    def recording(self, labels: Tensor | None = None) -> Iterator[None]:
+        """Inside, forward passes in training mode record; afterwards it is as it was before.
+
+        Args:
+            labels: (rows,) of the rows to come, for layers whose rule needs them.
+        """
+        before = [part.recording for part in self._recorders]
+        self._set_recording(True)
+        for layer in self.layers:
+            layer.labels = labels
+        try:
+            yield
+        finally:
+            for part, value in zip(self._recorders, before, strict=True):
+                part.recording = value
+            for layer in self.layers:
+                layer.labels = None
+
+    def _set_recording(self, value: bool) -> None:
+        for part in self._recorders:
+            part.recording = value
