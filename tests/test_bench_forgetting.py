@@ -191,6 +191,22 @@ def test_the_same_seed_gives_the_same_run_and_measuring_changes_nothing() -> Non
     assert often.matrix == one.matrix
 
 
+def test_measuring_less_between_the_ends_of_tasks_leaves_their_ends_as_they_were() -> None:
+    whole = run("replay", setup=replace(SMALL, evaluate_every=5))
+    part = run("replay", setup=replace(SMALL, evaluate_every=5, probes_between=3))
+    assert part.matrix == whole.matrix
+    assert len(part.curve) == len(whole.curve)
+    between = [moment for moment in part.curve if moment.ended is None and moment.begun]
+    thirds = [value * 3 for moment in between for value in moment.results.values()]
+    assert thirds == pytest.approx([round(third) for third in thirds], abs=1e-5)
+    whole_between = [moment for moment in whole.curve if moment.ended is None and moment.begun]
+    assert between != whole_between
+    (variant,) = read_variants("replay")
+    stream = open_stream(SMALL.stream, seed=0, options=SMALL.stream_options)
+    with pytest.raises(OperatorError, match="--probes-between 3"):
+        run_through_service(replace(SMALL, probes_between=3), variant, stream, 0)
+
+
 def test_runs_done_before_are_taken_unless_the_setup_changed(tmp_path: Path) -> None:
     told: list[str] = []
     variants = read_variants("naive")
@@ -252,6 +268,7 @@ def test_a_wrong_command_line_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--stream", "digits/none"], "no 'none'"),
         (["--strategies", "forget"], "no 'forget'"),
         (["--seeds", "0"], "1 or more"),
+        (["--probes-between", "0"], "1 or more"),
         (["--option", "samples=3"], "STRATEGY.NAME=VALUE"),
         (["--memory", "0", "--strategies", "replay", "--seeds", "1"], "capacity_samples"),
     ):

@@ -76,9 +76,10 @@ def run_all(
 
 def _fingerprint(setup: Setup, variant: Variant, runner: Runner) -> str:
     """A name for a run that changes with whatever its outcome depends on."""
-    told = json.dumps(
-        [asdict(setup), asdict(variant), runner.__name__], sort_keys=True, default=str
-    )
+    common = asdict(setup)
+    if setup.probes_between is None:
+        del common["probes_between"]  # runs kept before it existed have the same name
+    told = json.dumps([common, asdict(variant), runner.__name__], sort_keys=True, default=str)
     name = "".join(c if c.isalnum() or c in "+_-" else "_" for c in variant.name)
     return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
@@ -155,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
     add("--option", action="append", default=[], metavar="STRATEGY.NAME=VALUE", help="of one")
     add("--set", action="append", default=[], metavar="SETTING=VALUE", help="as of insitu serve")
     add("--evaluate-every", type=int, default=None, help="steps between measurements in a task")
+    add("--probes-between", type=int, default=None, help="held-out samples of a task for these")
     add("--threads", type=int, default=None, help="of torch; 1 for figures to compare")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     add("--through-service", action="store_true", help="real services and producers")
@@ -168,7 +170,7 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
     """The setup that a command line tells.
 
     Raises:
-        OperatorError: an option is no NAME=VALUE.
+        OperatorError: an option is no NAME=VALUE, or probes are to be fewer than 1.
     """
     stream_options = read_words(arguments.stream_option)
     for name in ("data", "cache"):
@@ -180,8 +182,11 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
         if not dot:
             raise OperatorError(f"--option {name}", allowed="STRATEGY.NAME=VALUE")
         options.setdefault(strategy, {})[option] = parse(value, "--option").data
+    between = arguments.probes_between
+    if between is not None and between < 1:
+        raise OperatorError(f"--probes-between is {between}", allowed="1 or more")
     same = ("memory", "memory_policy", "batch", "replayed", "updates", "optimizer", "lr", "model")
-    rest = ("evaluate_every", "threads", "device")
+    rest = ("evaluate_every", "probes_between", "threads", "device")
     return Setup(
         stream=arguments.stream,
         stream_options=stream_options,

@@ -53,6 +53,11 @@ class Run:
         self._probes = ProbeSets(
             config.evaluation.probe_samples_per_task, part_generator(seed, "probes")
         )
+        self._probes_between = self._probes
+        if setup.probes_between is not None:
+            self._probes_between = ProbeSets(
+                setup.probes_between, part_generator(seed, "probes between")
+            )
         self._rows = self._samples = 0
         self._begun: dict[int, None] = {}  # tasks, in their order
         self._curve: list[Moment] = []
@@ -93,7 +98,10 @@ class Run:
         fields = {name: torch.from_numpy(np.array(rows)) for name, rows in push.fields.items()}
         columns = torch.from_numpy(provenance(self._stamp(push), push.rows))
         columns[:, Column.TASK] = self._buffer.task_index(push.task)
-        self._probes.add(Batch(fields, columns, push.rows))
+        probes = Batch(fields, columns, push.rows)
+        self._probes.add(probes)
+        if self._probes_between is not self._probes:
+            self._probes_between.add(probes)
 
     def _take_in(self, push: Push) -> None:
         reservation = self._buffer.reserve(push.rows)
@@ -127,15 +135,15 @@ class Run:
             for ended in report.boundary.ended:
                 self._examine(ended.task)
         if self._every is not None and self._trainer.steps % self._every == 0:
-            self._examine(None)
+            self._examine(None, between=True)
 
-    def _examine(self, ended_task: int | None) -> None:
+    def _examine(self, ended_task: int | None, *, between: bool = False) -> None:
         began = time.perf_counter()
+        probes = self._probes_between if between else self._probes
         names = self._trainer.segments.names(self._buffer.task_names())
         metric = self._trainer.objective.headline.score
         results = {
-            names[task]: figures[metric]
-            for task, figures in self._probes.evaluate(self._trainer).items()
+            names[task]: figures[metric] for task, figures in probes.evaluate(self._trainer).items()
         }
         ended = None if ended_task is None else names[ended_task]
         begun = tuple(names[task] for task in self._begun)

@@ -27,8 +27,15 @@ def run_through_service(setup: Setup, variant: Variant, stream: TaskStream, seed
     """Start both, wait until all is trained, and read the service's own matrix.
 
     Raises:
-        OperatorError: one of them failed; with the end of its log.
+        OperatorError: one of them failed, with the end of its log; or the setup asks for
+            `probes_between`, which a service does not know.
     """
+    if setup.probes_between is not None:
+        raise OperatorError(
+            f"--probes-between {setup.probes_between} with --through-service",
+            consequence="a service measures all held-out samples each time",
+            remedy="leave one of the two out",
+        )
     with (
         tempfile.TemporaryDirectory(prefix="insitu-bench-") as place,
         Interruption() as interruption,

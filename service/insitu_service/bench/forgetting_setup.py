@@ -31,6 +31,7 @@ class Setup:
         settings: further words like `trainer.gradient_clip_norm=1`.
         evaluate_every: measure every so many steps too; None: at the ends of tasks only.
         probes: held-out samples kept of each task.
+        probes_between: of them for those measurements between the ends of tasks; None: all.
     """
 
     stream: str
@@ -50,6 +51,7 @@ class Setup:
     probes: int = 10_000
     threads: int | None = None
     device: str = "auto"
+    probes_between: int | None = None
 
 
 def configuration(setup: Setup, variant: Variant, stream: TaskStream, seed: int) -> dict[str, Any]:
