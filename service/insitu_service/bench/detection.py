@@ -31,7 +31,7 @@ HELD: Mapping[str, tuple[str, ...]] = {
     "digits, two classes at a time": (
         "page_hinkley", "adwin", "feature_divergence", "label_divergence",
     ),
-    # one of its switches makes the loss fall, which no detector on the loss can tell from learning
+    # one of its switches leaves the mean loss where it was, so no detector on the loss can tell
     "reaction-diffusion, changed rates": ("feature_divergence",),
 }  # fmt: skip
 
