@@ -27,9 +27,9 @@ as long a memory as the stream allows, and needs no scale.
 
 Measured: with the defaults, of 15 switches on digits (images changed, classes changed) and on a
 reaction-diffusion simulation 14 were found, the latest after 8 steps; no false alarm in 34,500
-steps. With two other seeds 13 and 14, the latest after 7, and 2 false alarms in all. With every seed
-that switch of the simulation was missed (waves to holes) which leaves the mean loss where it was, so
-that the loss does not tell of it. `insitu bench detection` measures it again.
+steps. With two other seeds 13 and 14, the latest after 7, and 2 false alarms in all. With every
+seed that switch of the simulation was missed (waves to holes) which leaves the mean loss where it
+was, so that the loss does not tell of it. `insitu bench detection` measures it again.
 """
 
 from __future__ import annotations

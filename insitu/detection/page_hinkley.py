@@ -26,8 +26,8 @@ Measured: with the defaults, of 15 switches on digits (images changed, classes c
 reaction-diffusion simulation 13 were found, the latest after 12 steps; no false alarm in 34,500
 steps; with two other seeds 13 each, the latest after 13, none false. The same two were missed with
 every seed: one of the simulation (waves to holes) which leaves the mean loss where it was, so that
-the loss does not tell of it, and one of the digits after which the loss falls back before the excess
-is reached. A threshold of 17 found that one too, and had 2 false alarms on the simulation.
+the loss does not tell of it, and one of the digits after which the loss falls back before the
+excess is reached. A threshold of 17 found that one too, and had 2 false alarms on the simulation.
 `insitu bench detection` measures it again.
 """
 
