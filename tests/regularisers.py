@@ -35,19 +35,16 @@ class ByHand:
         self.strategy = make(Criterion(self.module, Regress(SCHEMA)), self.optimizer)
         self._steps = 0
 
-    def step(
-        self, gradients: list[Tensor], *, task: int = 0, learned: bool = True
-    ) -> Tensor | None:
+    def step(self, gradients: list[Tensor], *, task: int = 0, learned: bool = True) -> None:
         """One update; without `learned` one that the trainer skips."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient.clone()
-        penalty = self.strategy.adjust_gradients()
+        self.strategy.adjust_gradients()
         if learned:
             self.optimizer.step()
             self.strategy.adjust_weights()
             self.strategy.observe(observation(task, self._steps))
         self._steps += 1
-        return penalty
 
     def weights(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self.parameters]

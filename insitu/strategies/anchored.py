@@ -17,9 +17,8 @@ w <- (w + 2 lr lambda F a) / (1 + 2 lr lambda F).
 
 Notable: under `gradient` the pull is part of what is clipped, and of what momentum and Adam see;
 under `proximal` it is neither, so it is not scaled by Adam, and parameters without an optimizer
-stay where they are. In both ways the reported penalty is that of the weights before the update.
-The root of strength F is kept beside F: then one buffer r = sqrt(strength F) (w - a) gives the
-penalty, |r|^2 / 2, and the pull, sqrt(strength F) r.
+stay where they are. The value of the penalty is a figure, taken of the present weights when
+somebody asks: nothing in a step needs it, and it would cost as much as the pull.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from torch import Tensor
 from insitu.criterion import Criterion
 from insitu.errors import OperatorError
 from insitu.strategies.base import Strategy, check_state_keys
+from insitu.strategies.differences import Differences
 
 Apply = Annotated[
     Literal["gradient", "proximal"],
@@ -76,6 +76,7 @@ class Anchored(Strategy):
         "consolidations": "times: how often importance was taken",
         "importance_mean": "1: mean importance of a weight",
         "distance": "1: L2 distance of the weights from their anchors",
+        "penalty": "loss: the penalty at the present weights",
     }
 
     def __init__(
@@ -94,9 +95,8 @@ class Anchored(Strategy):
         #: F and a, one tensor a parameter; F is empty before the first consolidation
         self._importance: list[Tensor] = []
         self._anchor: list[Tensor] = []
-        #: sqrt(strength F), the buffer r, and lr strength F / (1 + lr strength F) at these rates
-        self._root: list[Tensor] = []
-        self._pulled: list[Tensor] = []
+        self._differences = Differences(self._weights)
+        #: lr strength F / (1 + lr strength F), and the rates it was made for
         self._share: list[Tensor] = []
         self._share_rates: list[float] = []
         self.consolidations = 0
@@ -121,36 +121,17 @@ class Anchored(Strategy):
         # the anchor first: who reads `metrics` meanwhile takes an importance as a sign of one
         self._anchor = list(anchor)
         self._importance = list(importance)
-        self.consolidations += 1
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """What follows from F."""
         self._share_rates = []
-        if not self._importance:
-            self._root = []
-            return
-        self._root = list(torch._foreach_mul(self._importance, self._strength))
-        torch._foreach_sqrt_(self._root)
-        if not self._pulled:
-            self._pulled = [torch.empty_like(root) for root in self._root]
+        self.consolidations += 1
 
     @torch.no_grad()
-    def adjust_gradients(self) -> Tensor | None:
-        if not self._root:
-            return None
-        value = self._pull()
-        if not self._proximal:
-            torch._foreach_addcmul_(self._gradients(), self._root, self._pulled)
-        return value
-
-    def _pull(self) -> Tensor:
-        """Fill r = sqrt(strength F) (w - a) and give the penalty, |r|^2 / 2."""
-        for pulled, weight, anchor in zip(self._pulled, self._weights, self._anchor, strict=True):
-            torch.sub(weight, anchor, out=pulled)
-        torch._foreach_mul_(self._pulled, self._root)
-        norms = torch.stack(torch._foreach_norm(self._pulled))
-        return norms.square().sum().mul_(0.5).to(torch.float32)
+    def adjust_gradients(self) -> None:
+        if self._importance and not self._proximal:
+            moved = self._differences(self._weights, self._anchor)
+            for gradient, importance, way in zip(
+                self._gradients(), self._importance, moved, strict=True
+            ):
+                gradient.addcmul_(importance, way, value=self._strength)
 
     def _gradients(self) -> list[Tensor]:
         """The gradients of all parameters; zeros where this step has none."""
@@ -163,7 +144,7 @@ class Anchored(Strategy):
 
     @torch.no_grad()
     def adjust_weights(self) -> None:
-        if self._proximal and self._root:
+        if self._proximal and self._importance:
             rates = self._rates()
             if rates != self._share_rates:
                 self._set_shares(rates)
@@ -181,22 +162,30 @@ class Anchored(Strategy):
     def _set_shares(self, rates: list[float]) -> None:
         """How far to go from the weight to its anchor: x / (1 + x), x = lr strength F."""
         if not self._share:
-            self._share = [torch.empty_like(root) for root in self._root]
+            self._share = [torch.empty_like(importance) for importance in self._importance]
         torch._foreach_copy_(self._share, self._importance)
         torch._foreach_mul_(self._share, [rate * self._strength for rate in rates])
-        for share, pulled in zip(self._share, self._pulled, strict=True):
-            share.div_(torch.add(share, 1.0, out=pulled))
+        torch._foreach_div_(self._share, torch._foreach_add(self._share, 1.0))
         self._share_rates = rates
 
+    @torch.no_grad()
     def metrics(self) -> Mapping[str, Tensor | float]:
         figures: dict[str, Tensor | float] = {"consolidations": float(self.consolidations)}
         if self._importance:
-            weights = [weight.detach() for weight in self._weights]
-            entries = sum(weight.numel() for weight in weights)
+            entries = sum(weight.numel() for weight in self._weights)
             total = torch.stack([weight.sum() for weight in self._importance]).sum()
-            moved = torch._foreach_norm(torch._foreach_sub(weights, self._anchor))
-            figures |= {"importance_mean": total / entries, "distance": torch.stack(moved).norm()}
+            ways = torch._foreach_sub(list(self._weights), self._anchor)
+            figures |= {
+                "importance_mean": total / entries,
+                "distance": torch.stack(torch._foreach_norm(ways)).norm(),
+                "penalty": self._penalty(ways),
+            }
         return figures
+
+    def _penalty(self, ways: Sequence[Tensor]) -> Tensor:
+        """strength / 2 * sum F (w - a)^2, given w - a."""
+        squares = torch._foreach_mul(torch._foreach_mul(list(ways), list(ways)), self._importance)
+        return torch.stack([square.sum() for square in squares]).sum().mul_(0.5 * self._strength)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -211,7 +200,7 @@ class Anchored(Strategy):
         importance = self._taken_over("importance", state["importance"])
         self._anchor, self._importance = anchor, importance
         self.consolidations = int(state["consolidations"])
-        self._prepare()
+        self._share_rates = []
 
     def _taken_over(self, part: str, found: Mapping[str, Tensor]) -> list[Tensor]:
         """Copies of saved tensors, one a parameter, or none; those of another model are refused."""

@@ -86,14 +86,12 @@ class Strategy:
         """A 0-dim tensor to add to the loss, or None. `batch` is normalised, as trained."""
         return None
 
-    def adjust_gradients(self) -> Tensor | None:
-        """Change the parameters' `.grad` in place, after backward and before clipping.
+    def adjust_gradients(self) -> None:
+        """Change the parameters' `.grad`, after backward and before clipping.
 
-        Returns:
-            Where this adds the gradient of a penalty that is cheaper by hand than by autograd: the
-            penalty's value, 0-dim, for the report; else None.
+        In place, or by putting a tensor of the strategy's own there, which others may change until
+        the update is made.
         """
-        return None
 
     def adjust_weights(self) -> None:
         """Change the weights in place, after the optimizer has. Not called for a skipped step."""

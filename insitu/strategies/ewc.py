@@ -21,8 +21,8 @@ dense network (784-400-400-10, 64 rows, one thread) and less the more rows a bat
 end of a task about one training pass over `fisher_samples` rows, where the model has plain layers
 only.
 
-Keeps: four times the weights (importance, its root, anchor, a buffer) and `fisher_samples` rows of
-every running task. Constant over tasks.
+Keeps: twice the weights (importance and anchor; once more under `proximal`) and `fisher_samples`
+rows of every running task. Constant over tasks.
 
 Use it when: former samples may not be kept, tasks are few and none of them may fade. The pull only
 grows, so after many tasks little is learned; then take online EWC.
@@ -30,7 +30,7 @@ grows, so after many tasks little is learned; then take online EWC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,9 +81,8 @@ class EWC(OnlineEWC):
         #: what the sum of all penalties has beside the one quadratic, at strength 2
         self._constant = torch.zeros((), device=criterion.parameters[0].device)
 
-    def adjust_gradients(self) -> Tensor | None:
-        penalty = super().adjust_gradients()
-        return None if penalty is None else penalty + 0.5 * self._strength * self._constant
+    def _penalty(self, ways: Sequence[Tensor]) -> Tensor:
+        return super()._penalty(ways) + 0.5 * self._strength * self._constant
 
     def _add_task(self, latest: list[Tensor]) -> None:
         importance, anchor = self._importance, self._anchor

@@ -21,8 +21,8 @@ dense network (784-400-400-10, 64 rows, one thread) and less the more rows a bat
 end of a task about one training pass over `samples` rows, where the model has plain layers
 only.
 
-Keeps: four times the weights (importance, its root, anchor, a buffer) and `samples` rows of every
-running task. Constant over tasks.
+Keeps: twice the weights (importance and anchor; once more under `proximal`) and `samples` rows of
+every running task. Constant over tasks.
 
 Use it when: labels are missing or the loss is near zero at the end of tasks, where a Fisher
 information of the observed targets vanishes; with any objective.

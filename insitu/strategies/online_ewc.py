@@ -22,8 +22,8 @@ dense network (784-400-400-10, 64 rows, one thread) and less the more rows a bat
 end of a task about one training pass over `fisher_samples` rows, where the model has plain layers
 only.
 
-Keeps: four times the weights (importance, its root, anchor, a buffer) and `fisher_samples` rows of
-every running task. Constant over tasks.
+Keeps: twice the weights (importance and anchor; once more under `proximal`) and `fisher_samples`
+rows of every running task. Constant over tasks.
 
 Use it when: former samples may not be kept, tasks are many or without end, and old ones may fade.
 Where samples may be kept, replay forgets less; the two compose.

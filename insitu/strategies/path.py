@@ -49,28 +49,26 @@ class PathIntegral(Anchored):
         #: one tensor a parameter, empty before the first update
         self._path: list[Tensor] = []
         self._before = [torch.empty_like(w, requires_grad=False) for w in criterion.parameters]
-        self._copies = [torch.empty_like(w, requires_grad=False) for w in criterion.parameters]
+        #: what becomes `.grad`, so that the gradient of the loss stays as it came
+        self._pulled = [torch.empty_like(w, requires_grad=False) for w in criterion.parameters]
         #: the gradients of an update that is not finished
         self._held: Sequence[Tensor] = ()
         self._tasks: set[int] = set()
 
     @torch.no_grad()
-    def adjust_gradients(self) -> Tensor | None:
-        gradients = self._gradients()
+    def adjust_gradients(self) -> None:
+        self._held = self._gradients()
         torch._foreach_copy_(self._before, list(self._weights))
-        if not self._root or self._proximal:
-            # others may change them in place
-            torch._foreach_copy_(self._copies, gradients)
-            self._held = self._copies
-            return super().adjust_gradients()
-        value = self._pull()
-        # in place of a copy: the pulled gradient goes where the pull was, g itself stays as it is
-        for parameter, gradient, root, pulled in zip(
-            self._criterion.parameters, gradients, self._root, self._pulled, strict=True
-        ):
-            parameter.grad = torch.addcmul(gradient, root, pulled, out=pulled)
-        self._held = gradients
-        return value
+        if not self._importance or self._proximal:
+            torch._foreach_copy_(self._pulled, self._held)
+        else:
+            moved = self._differences(self._weights, self._anchor)
+            for gradient, importance, way, pulled in zip(
+                self._held, self._importance, moved, self._pulled, strict=True
+            ):
+                torch.addcmul(gradient, importance, way, value=self._strength, out=pulled)
+        for parameter, pulled in zip(self._weights, self._pulled, strict=True):
+            parameter.grad = pulled
 
     def _begin(self) -> None:
         """Before the first finished update: the path starts at the weights before it."""
@@ -84,9 +82,9 @@ class PathIntegral(Anchored):
             return
         if not self._path:
             self._begin()
-        moved_back = self._before
-        torch._foreach_sub_(moved_back, list(self._weights))
-        torch._foreach_addcmul_(self._path, list(self._held), moved_back)
+        moved_back = self._differences(self._before, self._weights)
+        for path, gradient, way in zip(self._path, self._held, moved_back, strict=True):
+            path.addcmul_(gradient, way)
         self._went(self._held)
         self._held = ()
 

@@ -24,8 +24,8 @@ strategy. Where tasks run side by side, the end of one takes the whole path sinc
 Costs: ten operations over all weights a step, three quarters as much again as a step of a small
 dense network (784-400-400-10, 64 rows, one thread); next to nothing at the end of a task.
 
-Keeps: eleven times the weights (importance, its root, anchor, path, R, score, former score, start
-of the interval, three buffers) and no samples. Constant over tasks.
+Keeps: nine times the weights (importance, anchor, path, R, score, former score, start of the
+interval, two buffers) and no samples. Constant over tasks.
 
 Use it when: EWC or SI alone forget too much and no sample may be kept. Importance lies in
 [0, 2], so one strength fits more networks than theirs do.

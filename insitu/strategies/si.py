@@ -18,8 +18,8 @@ end of one takes the whole path since the last end.
 Costs: eight operations over all weights a step, two thirds as much again as a step of a small dense
 network (784-400-400-10, 64 rows, one thread); next to nothing at the end of a task.
 
-Keeps: seven times the weights (importance, its root, anchor, path, three buffers) and no samples.
-Constant over tasks.
+Keeps: five times the weights (importance, anchor, path, two buffers) and no samples. Constant over
+tasks.
 
 Use it when: no sample may be kept at all, not even until the end of its task, or the end of a task
 may not cost anything. It counts the whole path, so it does well where each task is trained long.

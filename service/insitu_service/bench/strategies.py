@@ -59,8 +59,8 @@ CASES = (
     Case("online_ewc", (_ROWS,), 1.15),
     Case("si", (_ROWS,), 1.15),
     Case("mas", (_ROWS,), 1.15),
-    Case("a_gem", (_ROWS, _ROWS), 1.15, {"samples_per_step": _ROWS}, _reservoir()),
-    Case("gem", (_ROWS,) * 4, 2.0, {"samples_per_task": _ROWS}, _reservoir(), tasks=3),
+    Case("a_gem", (_ROWS, _ROWS), 1.15, {"reference_samples": _ROWS}, _reservoir()),
+    Case("gem", (_ROWS,) * 4, 2.0, {"reference_samples": _ROWS}, tasks=3),
 )
 
 
@@ -145,9 +145,11 @@ def milliseconds(run: Callable[[int], None], steps: int) -> Callable[[], float]:
     return measure
 
 
-def measure(rounds: int, steps: int = 100, names: Sequence[str] = ()) -> list[Comparison]:
+def measure(
+    rounds: int, steps: int = 100, names: Sequence[str] = (), threads: int = 2
+) -> list[Comparison]:
     """Milliseconds a step against the bare loop's, for every case (or those named)."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     keep_freed_memory()
     comparisons = []
     for case in CASES:
@@ -168,7 +170,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="insitu bench strategies", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=100, help="of each measurement")
+    parser.add_argument("--threads", type=int, default=2, help="of torch, on both sides")
     parser.add_argument("names", nargs="*", help="of the cases; all by default")
     given = parser.parse_args(arguments)
-    print_table("strategies", measure(given.rounds, given.steps, given.names))
+    print_table("strategies", measure(given.rounds, given.steps, given.names, given.threads))
     return 0
