@@ -214,9 +214,7 @@ class Trainer:
 
         penalties = {name: penalty.detach() for name, penalty in penalties.items()}
         for strategy in verbs.adjust_gradients:
-            penalty = strategy.adjust_gradients()
-            if penalty is not None:
-                penalties[strategy.name] = penalty
+            strategy.adjust_gradients()
         clock.ends("strategy")
 
         gradients = [p.grad for p in self._parameters if p.grad is not None]
