@@ -7,7 +7,8 @@ A component is a class or factory function whose signature is its whole declarat
 - keyword-only parameters are *options* that the operator may set. Each is annotated with
   `Annotated[type, Field(description=..., ge=..., json_schema_extra={"unit": ...})]`, which is
   the only place where its range, unit and meaning are written: validation, the JSON schema and
-  the documentation are all made from it.
+  the documentation are all made from it. An option that is a model of its own may have
+  `check_stream(schema)`, which refuses a stream that it does not fit before anything is built.
 
 A component of ours is named after its file: `insitu/strategies/online_ewc.py` is `online_ewc`.
 A user's own is named `package.module:factory` and follows the same convention; options without
@@ -28,6 +29,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from insitu.errors import OperatorError
+from insitu.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,29 @@ class Component:
                 allowed=f"positional parameters among {', '.join(sorted(parts))}",
                 remedy="make every option of your factory keyword-only (after a `*`)",
             )
+        if "schema" in parts:
+            self.check_stream(checked, parts["schema"])
         return self.factory(*(parts[part] for part in self.parts), **checked)
+
+    def check_stream(self, checked: Mapping[str, Any], schema: Schema) -> None:
+        """Ask the options that have a say in it whether they fit the stream.
+
+        Raises:
+            OperatorError: one does not; it names component and option.
+        """
+        for name, value in checked.items():
+            fits = getattr(value, "check_stream", None)
+            if fits is None:
+                continue
+            try:
+                fits(schema)
+            except OperatorError as error:
+                raise OperatorError(
+                    f"{self.kind} {self.name!r}: {name}: {error.message}",
+                    allowed=error.allowed,
+                    consequence="the service does not start",
+                    remedy=error.remedy,
+                ) from None
 
 
 def describe(kind: str, name: str, factory: Callable[..., Any]) -> Component:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from insitu.batch import Batch
 from insitu.component import find
+from insitu.criterion import Criterion
 from insitu.errors import OperatorError
+from insitu.schema import Schema
 from insitu.strategies.replay_augmentation import Augmentation
-from learning import generator
+from learning import generator, make_memory, make_model, make_objective
 
 
 def images(rows: int, *shape: int) -> Batch:
@@ -162,3 +165,65 @@ def test_it_is_set_by_configuration(name: str) -> None:
     assert checked["augment"] == Augmentation(shift_pixels=2, flip=True)
     with pytest.raises(OperatorError, match=r"augment\.shift_pixel: no such option"):
         component.check({"augment": {"shift_pixel": 2}})
+
+
+STREAM = Schema.of(
+    {
+        "x": ("float32", (1, 4, 4)),
+        "y": ("float64", (2, 4, 4)),
+        "small": ("float32", (3, 3)),
+        "pixels": ("uint8", (4, 4)),
+    }
+)
+
+
+def drawn(schema: Schema) -> Batch:
+    """Two rows of a stream."""
+    fields = {
+        field.name: torch.zeros(2, *field.shape, dtype=getattr(torch, field.dtype))
+        for field in schema.fields
+    }
+    return Batch.of(fields)
+
+
+def is_refused(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except OperatorError:
+        return True
+    return False
+
+
+@given(
+    fields=st.lists(
+        st.sampled_from(["x", "y", "small", "pixels", "w"]), min_size=1, max_size=3, unique=True
+    ),
+    shape=st.sampled_from([None, (16,), (1, 4, 4), (2, 4, 4), (3, 3)]),
+    shift_pixels=st.integers(0, 1),
+    flip=st.booleans(),
+    noise=st.sampled_from([0.0, 0.1]),
+)
+def test_the_stream_is_refused_at_start_exactly_where_a_replay_would_fail(
+    fields: list[str], **options: Any
+) -> None:
+    augmentation = Augmentation(fields=tuple(fields), **options)
+    at_start = is_refused(lambda: augmentation.check_stream(STREAM))
+    assert at_start == is_refused(lambda: augmentation.applied(drawn(STREAM), generator(0)))
+
+
+@pytest.mark.parametrize("name", ["replay", "er_ace", "der", "der_pp", "mir"])
+def test_a_strategy_is_not_built_for_a_stream_that_it_cannot_change(name: str) -> None:
+    component = find("insitu.strategies", name)
+    objective = make_objective("classify")
+    model = make_model(objective)
+    parts = {
+        "memory": make_memory(),
+        "objective": objective,
+        "criterion": Criterion(model, objective),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "schema": STREAM,
+    }
+    wrong = {"augment": {"fields": ["w"], "flip": True}}
+    with pytest.raises(OperatorError, match=rf"'{name}': augment: augment.fields names 'w'"):
+        component.build(wrong, parts)
+    component.build({"augment": {"fields": ["x"], "flip": True}}, parts)

@@ -43,7 +43,7 @@ def component_problems(sections: Mapping[str, Any]) -> list[Problem]:
     if "objective" in sections:
         problems += _objective_problems(sections["objective"], sections.get("stream"))
     for index, section in enumerate(sections.get("strategies", ())):
-        problems += _strategy_problems(section, ("strategies", index))
+        problems += _strategy_problems(section, sections.get("stream"), ("strategies", index))
     for index, section in enumerate(sections.get("detection", ())):
         problems += _checked("detection", section, ("detection", index))[1]
     problems += _optimization_problems(sections.get("optimizer"), sections.get("schedule"))
@@ -103,8 +103,16 @@ def _label_problems(
                 )
 
 
-def _strategy_problems(section: StrategySection, path: Path) -> list[Problem]:
+def _strategy_problems(
+    section: StrategySection, stream: StreamSection | None, path: Path
+) -> list[Problem]:
     component, problems = _checked("strategies", section, path)
+    if component is not None and stream is not None and not problems:
+        try:
+            component.check_stream(component.check(section.options), stream.as_schema())
+        except OperatorError as error:
+            found = Problem((*path, "options"), error.message, error.allowed, error.remedy)
+            problems.append(found)
     if section.memory is not None:
         problems += _checked("memory", section.memory, (*path, "memory"))[1]
     if component is not None:

@@ -8,7 +8,7 @@ that are named get the same shift and mirror image, so that an input and its tar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from insitu.batch import Batch
 from insitu.errors import OperatorError
+from insitu.schema import Schema
 
 
 class Augmentation(BaseModel):
@@ -70,6 +71,22 @@ class Augmentation(BaseModel):
         ),
     ] = 0.0
 
+    def check_stream(self, schema: Schema) -> None:
+        """Refuse a stream whose samples cannot be changed so.
+
+        Raises:
+            OperatorError: as `applied`, which would tell only when something is first replayed.
+        """
+        if missing := [name for name in self.fields if name not in schema]:
+            raise _unknown(missing[0], [field.name for field in schema.fields])
+        first = self._grid_shape(self.fields[0], schema[self.fields[0]].shape)
+        for name in self.fields:
+            grid = self._grid_shape(name, schema[name].shape)
+            if (self.shift_pixels or self.roll_cells or self.flip) and grid[1:] != first[1:]:
+                raise _misfit(name, grid[1:], f"{list(first[1:])}")
+            if self.noise and not schema[name].dtype.startswith(("float", "bfloat")):
+                raise self._whole_numbers(name, schema[name].dtype)
+
     def applied(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The rows, changed, as new tensors; what no option asks for is shared.
 
@@ -88,7 +105,7 @@ class Augmentation(BaseModel):
             grid = self._as_grid(fields, name)
             if index is not None:
                 if grid.shape[2:] != first.shape[2:]:
-                    raise self._misfit(name, grid.shape[2:], f"{list(first.shape[2:])}")
+                    raise _misfit(name, grid.shape[2:], f"{list(first.shape[2:])}")
                 grid = _gathered(grid, index, inside)
             if self.noise:
                 grid = self._noisy(name, grid, generator)
@@ -98,22 +115,22 @@ class Augmentation(BaseModel):
     def _as_grid(self, fields: dict[str, Tensor], name: str) -> Tensor:
         """(rows, channels, *axes)"""
         if name not in fields:
-            raise OperatorError(
-                f"augment.fields names {name!r}, which the stream does not have",
-                allowed=", ".join(fields),
-            )
+            raise _unknown(name, fields)
         tensor = fields[name]
-        shape = tuple(tensor.shape[1:]) if self.shape is None else self.shape
-        if math.prod(shape) != math.prod(tensor.shape[1:]):
-            raise self._misfit(name, tensor.shape[1:], f"{list(shape)} (augment.shape)")
-        channels = shape if len(shape) > 2 else (1, *shape)
-        return tensor.reshape(len(tensor), *channels)
+        return tensor.reshape(len(tensor), *self._grid_shape(name, tuple(tensor.shape[1:])))
 
-    def _misfit(self, name: str, found: Sequence[int], allowed: str) -> OperatorError:
+    def _grid_shape(self, name: str, found: tuple[int, ...]) -> tuple[int, ...]:
+        """(channels, *axes) of a sample of the field."""
+        shape = found if self.shape is None else self.shape
+        if math.prod(shape) != math.prod(found):
+            raise _misfit(name, found, f"{list(shape)} (augment.shape)")
+        return shape if len(shape) > 2 else (1, *shape)
+
+    def _whole_numbers(self, name: str, dtype: str) -> OperatorError:
         return OperatorError(
-            f"augment cannot change field {name!r}: a sample has shape {list(found)}",
-            allowed=allowed,
-            remedy="set augment.fields and augment.shape to what the stream holds",
+            f"augment.noise is {self.noise} and field {name!r} holds {dtype}",
+            allowed="fields of real numbers",
+            remedy="set augment.noise to 0",
         )
 
     def _index(
@@ -139,13 +156,24 @@ class Augmentation(BaseModel):
 
     def _noisy(self, name: str, grid: Tensor, generator: torch.Generator) -> Tensor:
         if not grid.is_floating_point():
-            raise OperatorError(
-                f"augment.noise is {self.noise} and field {name!r} holds {grid.dtype}",
-                allowed="fields of real numbers",
-                remedy="set augment.noise to 0",
-            )
+            raise self._whole_numbers(name, str(grid.dtype))
         drawn = torch.randn(grid.shape, generator=generator)
         return grid + _to(drawn, grid.device).to(grid.dtype) * self.noise
+
+
+def _unknown(name: str, known: Iterable[str]) -> OperatorError:
+    return OperatorError(
+        f"augment.fields names {name!r}, which the stream does not have",
+        allowed=", ".join(known),
+    )
+
+
+def _misfit(name: str, found: Sequence[int], allowed: str) -> OperatorError:
+    return OperatorError(
+        f"augment cannot change field {name!r}: a sample has shape {list(found)}",
+        allowed=allowed,
+        remedy="set augment.fields and augment.shape to what the stream holds",
+    )
 
 
 def _offsets(most: int, rows: int, generator: torch.Generator) -> Tensor:
