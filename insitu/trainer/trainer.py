@@ -23,6 +23,9 @@ Notable decisions:
   they are finite is told by a witness in every layer, see `insitu.trainer.gradients`.
 - bfloat16 means autocast around the model only. Weights, losses, penalties, gradients and moments
   stay float32, so there is no loss scaling.
+- Hebbian layers (`insitu.layers`) record in this forward pass and in no other, and move together
+  with the weights that the optimizer moves; strategies that modulate them do so before, in
+  `adjust_gradients`.
 - A skipped step leaves model, optimizer, schedule, normaliser and strategies as they were; only
   random generators have moved (remembered rows were drawn, dropout was thrown).
 """
@@ -41,6 +44,7 @@ from insitu.criterion import Criterion, Precision
 from insitu.detection.watch import DriftWatch
 from insitu.errors import InternalError, OperatorError
 from insitu.evaluation import Evaluation, evaluation_mode
+from insitu.layers.update import HebbianUpdate
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
 from insitu.optimization import Schedule, load_optimizer_state, optimizer_state
@@ -139,6 +143,8 @@ class Trainer:
         self.skipped_steps = 0
         self._parameters = [p for p in self.module.parameters() if p.requires_grad]
         self._witnesses = witnesses(self.module)
+        hebbian = HebbianUpdate(self.module, record_always=False)
+        self._hebbian = hebbian if hebbian.layers else None
         self._row_weights = torch.empty(0, device=self.device)
 
     def step(self, batch: Batch) -> StepReport:
@@ -360,7 +366,11 @@ class Trainer:
 
     def _forward(self, raw: Batch) -> Forward:
         batch = self.criterion.normalised(raw)
-        outputs = self.criterion.outputs(batch)
+        if self._hebbian is None:
+            outputs = self.criterion.outputs(batch)
+        else:
+            with self._hebbian.recording(self.objective.labels(batch)):
+                outputs = self.criterion.outputs(batch)
         losses = self.objective.losses(outputs, batch)
         detached = outputs.detach()
 
@@ -410,6 +420,8 @@ class Trainer:
         if self.gradient_clip_norm is not None and norm is not None and gradients:
             clip(gradients, norm, self.gradient_clip_norm)
         self.optimizer.step()
+        if self._hebbian is not None:
+            self._hebbian.step()
         for strategy in self._verbs.adjust_weights:
             strategy.adjust_weights()
         if self.schedule is not None:
@@ -421,6 +433,8 @@ class Trainer:
         if self.normaliser is not None and counted:
             self.normaliser.reset()
         self._forget_gradients()
+        if self._hebbian is not None:
+            self._hebbian.discard()
         if self.non_finite != "skip":
             self.steps -= 1
             raise NonFiniteLoss(self.steps + 1, total.item(), norm.item(), self.non_finite)
