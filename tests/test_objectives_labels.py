@@ -17,6 +17,7 @@ from insitu.objectives.base import Objective
 from insitu.objectives.classify import Classify
 from insitu.objectives.contrastive import Contrastive, contrastive_losses
 from insitu.objectives.growing_classify import GrowingClassify
+from insitu.objectives.least_squares import LeastSquares
 from insitu.objectives.multi_head import MultiHead
 from insitu.objectives.nearest_class_mean import NearestClassMean
 from insitu.objectives.ridge import Ridge
@@ -349,6 +350,21 @@ def test_ridge_is_the_closed_form_on_all_data_in_any_order(expand: int) -> None:
         assert float(accuracy) == pytest.approx(
             (wanted.argmax(1) == batch.fields["y"].numpy()).mean()
         )
+
+
+def test_sums_of_many_features_are_solved_as_one_whole() -> None:
+    """More features than are summed at once; only one triangle of the matrix is kept."""
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn(60, 1100, generator=random, dtype=torch.float64)
+    y = torch.randn(60, 2, generator=random, dtype=torch.float64)
+    fit = LeastSquares(1100, 2, regularisation=0.01, dtype=torch.float64)
+    fit.count(x[:13], y[:13])
+    fit.count(x[13:], y[13:])
+    phi = np.concatenate([x.numpy(), np.ones((60, 1))], axis=1)
+    kernel = phi @ phi.T  # the same solution by the 60 rows, which is a much smaller system
+    shrinkage = 0.01 * np.trace(kernel) / 1101 * np.eye(60)
+    wanted = kernel @ np.linalg.solve(kernel + shrinkage, y.numpy())
+    np.testing.assert_allclose(fit.predict(x.float()), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_ridge_counts_fresh_rows_only() -> None:

@@ -15,7 +15,7 @@ from insitu.models import patch_dictionary
 from insitu.models.shapes import check_input, split_channels
 
 #: images whose maps are made at once: about what stays in the cache of a core
-_IMAGES_AT_ONCE = 8
+_IMAGES_AT_ONCE = 2
 
 
 class RandomPatches(nn.Module):
@@ -214,23 +214,32 @@ class RandomPatches(nn.Module):
         self.dictionary.copy_((rows - rows.mean(dim=1, keepdim=True)).view_as(self.dictionary))
 
     def _features(self, images: Tensor) -> Tensor:
-        """(rows, features); on the CPU some images at a time, whose maps stay in the cache."""
-        if images.device.type != "cpu" or len(images) <= _IMAGES_AT_ONCE:
-            return self._features_at_once(images)
+        """(rows, features); on the CPU a few images at a time, whose maps stay in cache, and with
+        channels innermost, where convolution and means are several times faster."""
+        if not self.is_fitted:
+            return self.offset.new_zeros(len(images), self.features)
+        images, dictionary = images.to(self.dictionary.dtype), self.dictionary
+        if images.device.type != "cpu":
+            return self._features_at_once(images, dictionary)
+        images = images.contiguous(memory_format=torch.channels_last)
+        dictionary = dictionary.contiguous(memory_format=torch.channels_last)
+        parts = torch.split(images, _IMAGES_AT_ONCE)
+        return torch.cat([self._features_at_once(part, dictionary) for part in parts])
+
+    def _features_at_once(self, images: Tensor, dictionary: Tensor) -> Tensor:
+        products = functional.conv2d(images, dictionary, stride=self.stride)
+        scale = self._deviations(images).reciprocal()
+        products = torch.addcmul(-self.offset.view(-1, 1, 1), products, scale)
+        if self.activation == "triangle":
+            return self._pooled((products - products.mean(dim=1, keepdim=True)).relu_())
+        beyond = functional.softshrink(products, self.threshold)
         return torch.cat(
-            [self._features_at_once(part) for part in torch.split(images, _IMAGES_AT_ONCE)]
+            (self._pooled(beyond.clamp(min=0)), -self._pooled(beyond.clamp(max=0))), dim=1
         )
 
-    def _features_at_once(self, images: Tensor) -> Tensor:
-        images = images.to(self.dictionary.dtype)
-        products = functional.conv2d(images, self.dictionary, stride=self.stride)
-        products = products / self._deviations(images) - self.offset.view(-1, 1, 1)
-        if self.activation == "triangle":
-            active = (products - products.mean(dim=1, keepdim=True)).relu_()
-            return functional.adaptive_avg_pool2d(active, self.pool).flatten(1)
-        both = [(products - self.threshold).relu_(), (-products - self.threshold).relu_()]
-        pooled = [functional.adaptive_avg_pool2d(part, self.pool).flatten(1) for part in both]
-        return torch.cat(pooled, dim=1)
+    def _pooled(self, maps: Tensor) -> Tensor:
+        """(rows, filters, places, places) -> (rows, filters * pool^2)."""
+        return functional.adaptive_avg_pool2d(maps, self.pool).flatten(1)
 
     def _deviations(self, images: Tensor) -> Tensor:
         """(rows, 1, places, places) of the patches."""

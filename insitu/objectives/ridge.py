@@ -33,7 +33,7 @@ counted in the last update on it, so once. Rows whose features are all zero (a m
 made up its features yet) and rows without label are left out.
 
 Costs: size^2 numbers (of 8 bytes) on the device and in checkpoints: 0.33 GB for 6,400 features;
-2 rows size^2 floating-point operations a step; a solve of size^3 / 3.
+rows size^2 floating-point operations a step; a solve of size^3 / 3.
 
 Strategies: those that change the gradient of the head work, but the answers are W's, on which no
 strategy has a say, and which needs none. Outputs are head logits, W's logits and features in one
