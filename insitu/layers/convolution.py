@@ -113,7 +113,17 @@ class HebbianConvolution(HebbianLayer):
             groups=self.groups,
         )
 
+    def _find_direction(self, activities: Tensor, prepared: Tensor, potentials: Tensor) -> None:
+        correlation = self._correlate(activities, prepared)
+        if self.rule.decay == "potential" and self.weight.numel() < potentials.numel():
+            # sum of y u = <w, G>, and the weights are the smaller
+            decay = (correlation * self.weight).flatten(1).sum(dim=1).view(self._per_kernel)
+        else:
+            decay = self._decay(activities, potentials)
+        torch.addcmul(correlation, self.weight, decay, value=-1.0, out=self.direction)
+
     def _correlate(self, activities: Tensor, prepared: Tensor) -> Tensor:
+        """G, the weight gradient of the convolution and nothing else."""
         only_weights = [False, True, False]
         correlation: Tensor = torch.ops.aten.convolution_backward(
             activities,

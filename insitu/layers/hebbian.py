@@ -95,8 +95,8 @@ class HebbianLayer(nn.Module, ABC):
         """u: (rows, kernels, *places)."""
 
     @abstractmethod
-    def _correlate(self, activities: Tensor, prepared: Tensor) -> Tensor:
-        """G, the sum over rows and places of activity times patch, shaped as the weights."""
+    def _find_direction(self, activities: Tensor, prepared: Tensor, potentials: Tensor) -> None:
+        """Write G - decay w into `direction`, where G = sum over rows, places of y patch."""
 
     def forward(self, rows: Tensor, labels: Tensor | None = None) -> Tensor:
         """u of every kernel at every place; records a direction where the layer may learn.
@@ -129,21 +129,20 @@ class HebbianLayer(nn.Module, ABC):
 
     def _record(self, prepared: Tensor, potentials: Tensor, labels: Tensor | None) -> None:
         activities = self.rule.activities(potentials, labels)
-        correlation = self._correlate(activities, prepared)
-        decay = self._decay(activities, potentials, correlation).view(self._per_kernel)
-        torch.addcmul(correlation, self.weight, decay, value=-1.0, out=self.direction)
+        self._find_direction(activities, prepared, potentials)
         peak = torch.maximum(self.direction.amax(), -self.direction.amin())
-        known = torch.isfinite(peak) & (peak > 0.0)
-        self.scale.copy_(torch.where(known, 1.0 / (peak + 1e-30), 0.0))
-        self.direction.nan_to_num_(0.0, 0.0, 0.0)  # else 0 times NaN would enter the weights
+        usable = torch.isfinite(peak) & (peak > 0.0)
+        self.scale.copy_(torch.where(usable, 1.0 / (peak + 1e-30), 0.0))
+        # else 0 times NaN would enter the weights
+        if not self.direction.is_cpu or torch.compiler.is_compiling():
+            self.direction.nan_to_num_(0.0, 0.0, 0.0)
+        elif not usable:  # on a CPU looking costs nothing, and a pass over large weights does
+            self.direction.zero_()
 
-    def _decay(self, activities: Tensor, potentials: Tensor, correlation: Tensor) -> Tensor:
-        """(kernels,) what the weights are pulled back by."""
-        if self.rule.decay == "activity":
-            return activities.transpose(0, 1).flatten(1).sum(dim=1)
-        if potentials.numel() < self.weight.numel():  # either is the same; the smaller is faster
-            return (activities * potentials).transpose(0, 1).flatten(1).sum(dim=1)
-        return (correlation * self.weight).flatten(1).sum(dim=1)
+    def _decay(self, activities: Tensor, potentials: Tensor) -> Tensor:
+        """(kernels, 1, ...) what the weights are pulled back by, from the activities."""
+        pulled = activities if self.rule.decay == "activity" else activities * potentials
+        return pulled.transpose(0, 1).flatten(1).sum(dim=1).view(self._per_kernel)
 
     @property
     def _per_kernel(self) -> tuple[int, ...]:

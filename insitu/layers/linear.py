@@ -74,8 +74,10 @@ class HebbianLinear(HebbianLayer):
     def _potentials(self, prepared: Tensor) -> Tensor:
         return functional.linear(prepared, self.weight)
 
-    def _correlate(self, activities: Tensor, prepared: Tensor) -> Tensor:
-        return torch.mm(activities.t(), prepared, out=self.direction)
+    def _find_direction(self, activities: Tensor, prepared: Tensor, potentials: Tensor) -> None:
+        decay = self._decay(activities, potentials)
+        torch.mul(self.weight, decay.neg_(), out=self.direction)
+        self.direction.addmm_(activities.t(), prepared)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, rule={type(self.rule).__name__}"

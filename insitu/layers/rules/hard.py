@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from insitu.layers.rules.base import Rule
-from insitu.layers.rules.winners import one_hot
+from insitu.layers.rules.competition import one_hot
 
 
 class Hard(Rule):

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from insitu.layers.rules.base import InverseTemperature, Rule
+from insitu.layers.rules.competition import soft_shares
 
 
 class Instar(Rule):
     """y = softmax(t u), and the decay is the sum of y.
 
     Example:
+        >>> import torch
         >>> Instar(inverse_temperature=1.0).activities(torch.zeros(1, 2), None)
         tensor([[0.5000, 0.5000]])
     """
@@ -33,7 +34,7 @@ class Instar(Rule):
         self.inverse_temperature = inverse_temperature
 
     def activities(self, potentials: Tensor, labels: Tensor | None) -> Tensor:
-        return torch.softmax(potentials * self.inverse_temperature, dim=1)
+        return soft_shares(potentials, self.inverse_temperature)
 
 
 COMPONENT = Instar

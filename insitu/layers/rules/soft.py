@@ -10,16 +10,17 @@ code does. With groups, all kernels of the layer compete, not those of a group.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from insitu.layers.rules.base import InverseTemperature, Rule
+from insitu.layers.rules.competition import soft_shares
 
 
 class Soft(Rule):
     """y = softmax(t u) over the kernels.
 
     Example:
+        >>> import torch
         >>> Soft(inverse_temperature=1.0).activities(torch.zeros(1, 4), None)
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
@@ -28,7 +29,7 @@ class Soft(Rule):
         self.inverse_temperature = inverse_temperature
 
     def activities(self, potentials: Tensor, labels: Tensor | None) -> Tensor:
-        return torch.softmax(potentials * self.inverse_temperature, dim=1)
+        return soft_shares(potentials, self.inverse_temperature)
 
 
 COMPONENT = Soft

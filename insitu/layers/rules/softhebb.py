@@ -9,16 +9,17 @@ compete, not those of a group.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from insitu.layers.rules.base import InverseTemperature, Rule
+from insitu.layers.rules.competition import signed_shares
 
 
 class SoftHebb(Rule):
     """y = +softmax(t u) for the winner, -softmax(t u) for the losers.
 
     Example:
+        >>> import torch
         >>> SoftHebb(inverse_temperature=1.0).activities(torch.tensor([[0.0, 0.0, 5.0]]), None)
         tensor([[-0.0066, -0.0066,  0.9867]])
     """
@@ -27,9 +28,7 @@ class SoftHebb(Rule):
         self.inverse_temperature = inverse_temperature
 
     def activities(self, potentials: Tensor, labels: Tensor | None) -> Tensor:
-        y = torch.softmax(potentials * self.inverse_temperature, dim=1)
-        share, winner = y.max(dim=1, keepdim=True)
-        return y.neg_().scatter_(1, winner, share)
+        return signed_shares(potentials, self.inverse_temperature)
 
 
 COMPONENT = SoftHebb

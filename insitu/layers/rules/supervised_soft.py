@@ -22,6 +22,7 @@ from torch import Tensor
 
 from insitu.errors import InternalError
 from insitu.layers.rules.base import InverseTemperature, Rule
+from insitu.layers.rules.competition import soft_shares
 
 
 class SupervisedSoft(Rule):
@@ -59,7 +60,7 @@ class SupervisedSoft(Rule):
         column = labels.reshape(-1, *(1,) * (potentials.dim() - 1))
         known = (column >= 0) & (column < kernels)
         taught = column.clamp(0, kernels - 1).expand(-1, 1, *potentials.shape[2:])
-        y = torch.softmax(potentials * self.inverse_temperature, dim=1).mul_(-self.contrast)
+        y = soft_shares(potentials, self.inverse_temperature).mul_(-self.contrast)
         y.scatter_add_(1, taught, torch.ones_like(y[:, :1]))
         return torch.where(known, y, 0.0)
 

@@ -1,0 +1,106 @@
+"""Kernels compete for a patch: who wins it, and what share each has of it.
+
+On a CPU these passes over activations are what a Hebbian step costs beside its two convolutions, so
+they take a few rows at a time, which stay in the cache, and write in place. `argmax` and `softmax`
+along a strided axis are three to ten times slower there than the vectorised maxima that replace
+them. Other devices and half precision take the plain operators; the results are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: values that are worked on at once: what a core's cache holds
+_VALUES_AT_ONCE = 1 << 19
+
+
+def one_hot(potentials: Tensor) -> Tensor:
+    """1 for the kernel with the largest potential at each place (the first of equals), else 0."""
+    if not _in_pieces(potentials):
+        return torch.zeros_like(potentials).scatter_(1, _argmax(potentials), 1.0)
+    return _by_pieces(potentials, _one_hot_into)
+
+
+def soft_shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
+    """softmax(t u) over the kernels, at each place."""
+    if not _in_pieces(potentials):
+        return torch.softmax(potentials * inverse_temperature, dim=1)
+
+    def fill(part: Tensor, shares: Tensor) -> None:
+        torch.sub(part, part.amax(dim=1, keepdim=True), out=shares)
+        _soften(shares, inverse_temperature)
+
+    return _by_pieces(potentials, fill)
+
+
+def signed_shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
+    """+softmax(t u) for the winner of each place, -softmax(t u) for all others."""
+    if not _in_pieces(potentials):
+        shares = torch.softmax(potentials * inverse_temperature, dim=1)
+        return _turn_losers(shares, _argmax(potentials))
+
+    def fill(part: Tensor, shares: Tensor) -> None:
+        torch.sub(part, part.amax(dim=1, keepdim=True), out=shares)
+        winner = _first_zero(shares)
+        _soften(shares, inverse_temperature)
+        _turn_losers(shares, winner)
+
+    return _by_pieces(potentials, fill)
+
+
+def _turn_losers(shares: Tensor, winner: Tensor) -> Tensor:
+    """2 onehot s - s in place, without a product of this size."""
+    share = shares.gather(1, winner)
+    return shares.neg_().scatter_(1, winner, share)
+
+
+def _argmax(potentials: Tensor) -> Tensor:
+    return potentials.argmax(dim=1, keepdim=True)
+
+
+def _in_pieces(potentials: Tensor) -> bool:
+    # below float32 the numbers of the kernels would not be exact
+    return potentials.is_cpu and potentials.dtype in (torch.float32, torch.float64)
+
+
+def _by_pieces(potentials: Tensor, fill: Callable[[Tensor, Tensor], None]) -> Tensor:
+    """What `fill(part, result)` makes of the rows, a few at a time."""
+    result = torch.empty_like(potentials)
+    rows = max(1, _VALUES_AT_ONCE // max(1, potentials[:1].numel()))
+    for part, into in zip(potentials.split(rows), result.split(rows), strict=True):
+        fill(part, into)
+    return result
+
+
+def _one_hot_into(part: Tensor, result: Tensor) -> None:
+    torch.sub(part, part.amax(dim=1, keepdim=True), out=result)
+    winner = _first_zero(result)
+    result.zero_().scatter_(1, winner, 1.0)
+
+
+def _first_zero(gaps: Tensor) -> Tensor:
+    """(rows, 1, *places) which kernel has gap 0, the first of several; all others are below 0.
+
+    The kernel's number, counted from behind, plus the gap times the largest number there is: what
+    is not 0 falls far below every number. NaN gives some kernel.
+    """
+    kernels = gaps.shape[1]
+    numbers = torch.arange(kernels, 0, -1, dtype=gaps.dtype, device=gaps.device)
+    numbers = numbers.view(-1, *(1,) * (gaps.dim() - 2))
+    largest = torch.add(numbers, gaps, alpha=torch.finfo(gaps.dtype).max).amax(1, keepdim=True)
+    return largest.sub_(kernels).neg_().nan_to_num_(0.0).clamp_(0, kernels - 1).long()
+
+
+def _soften(gaps: Tensor, inverse_temperature: float) -> None:
+    """softmax(t gaps) in place, where the largest gap is 0."""
+    if inverse_temperature != 1.0:
+        gaps.mul_(inverse_temperature)
+    by_place = gaps.movedim(1, -1)
+    if by_place.is_contiguous():  # channels_last, or no places at all
+        torch.softmax(by_place, dim=-1, out=by_place)
+        return
+    gaps.exp_()
+    gaps.mul_(gaps.sum(dim=1, keepdim=True).reciprocal_())
