@@ -153,6 +153,12 @@ def test_one_configuration_for_all_but_the_strategies() -> None:
         )
 
 
+def test_gem_divides_the_same_memory_among_the_tasks_of_the_stream() -> None:
+    stream = open_stream(SMALL.stream, seed=0, options=SMALL.stream_options)
+    (gem,) = configuration(SMALL, read_variants("gem")[0], stream, 0)["strategies"]
+    assert gem == {"name": "gem", "options": {"capacity_samples": 40, "most_tasks": 2}}
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -268,6 +274,7 @@ def test_a_wrong_command_line_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--stream", "digits/none"], "no 'none'"),
         (["--strategies", "forget"], "no 'forget'"),
         (["--seeds", "0"], "1 or more"),
+        (["--first-seed", "-1"], "0 or more"),
         (["--probes-between", "0"], "1 or more"),
         (["--option", "samples=3"], "STRATEGY.NAME=VALUE"),
         (["--memory", "0", "--strategies", "replay", "--seeds", "1"], "capacity_samples"),

@@ -144,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
     add("--cache", default="", help="directory that decoded images are kept in")
     add("--strategies", default="naive,replay,joint", help="A,B+C,FILE.yaml")
     add("--seeds", type=int, default=5, help="runs of each, seeds 0, 1, ...")
+    add("--first-seed", type=int, default=0, help="to choose settings on other seeds than to tell")
     add("--memory", type=int, default=100, help="samples that a strategy may remember")
     add("--memory-policy", default="reservoir", help="which ones")
     add("--batch", type=int, default=10, help="fresh samples of a step")
@@ -214,8 +215,10 @@ def main(argv: list[str]) -> int:
     try:
         setup = setup_of(arguments)
         variants = read_variants(arguments.strategies)
-        if arguments.seeds < 1:
-            raise OperatorError(f"--seeds is {arguments.seeds}", allowed="1 or more")
+        for name, least in (("seeds", 1), ("first_seed", 0)):
+            if getattr(arguments, name) < least:
+                flag, value = name.replace("_", "-"), getattr(arguments, name)
+                raise OperatorError(f"--{flag} is {value}", allowed=f"{least} or more")
         runs_directory = arguments.output / "runs" if arguments.resume else None
         (runs_directory or arguments.output).mkdir(parents=True, exist_ok=True)
 
@@ -225,7 +228,7 @@ def main(argv: list[str]) -> int:
         runs = run_all(
             setup,
             variants,
-            range(arguments.seeds),
+            range(arguments.first_seed, arguments.first_seed + arguments.seeds),
             runner,
             runs_directory=runs_directory,
             tell=tell,

@@ -78,7 +78,7 @@ def configuration(setup: Setup, variant: Variant, stream: TaskStream, seed: int)
             "name": setup.optimizer or ("SGD" if has_classes else "Adam"),
             "options": {"lr": rate},
         },
-        "strategies": [_strategy(setup, section) for section in variant.strategies],
+        "strategies": [_strategy(setup, stream, each) for each in variant.strategies],
         "trainer": {
             "batch_size": setup.batch,
             "updates_per_batch": setup.updates,
@@ -99,11 +99,16 @@ def configuration(setup: Setup, variant: Variant, stream: TaskStream, seed: int)
     return tree
 
 
-def _strategy(setup: Setup, section: Mapping[str, Any]) -> dict[str, Any]:
+def _strategy(setup: Setup, stream: TaskStream, section: Mapping[str, Any]) -> dict[str, Any]:
     """The section with a memory where one is asked for, and as many samples as all replay."""
     component = find("insitu.strategies", str(section["name"]))
     known = component.options.model_fields
-    options = {"samples_per_step": setup.replayed or setup.batch}
+    options = {
+        "samples_per_step": setup.replayed or setup.batch,
+        # of GEM, which divides a memory of its own
+        "capacity_samples": setup.memory,
+        "most_tasks": min(len(stream.tasks), 50),
+    }
     options = {name: value for name, value in options.items() if name in known}
     filled: dict[str, Any] = {
         **section,
