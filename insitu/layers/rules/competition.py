@@ -70,7 +70,7 @@ def _by_pieces(potentials: Tensor, fill: Callable[[Tensor, Tensor], None]) -> Te
     """What `fill(part, result)` makes of the rows, a few at a time."""
     result = torch.empty_like(potentials)
     rows = max(1, _VALUES_AT_ONCE // max(1, potentials[:1].numel()))
-    for part, into in zip(potentials.split(rows), result.split(rows), strict=True):
+    for part, into in zip(torch.split(potentials, rows), torch.split(result, rows), strict=True):
         fill(part, into)
     return result
 
