@@ -14,6 +14,10 @@ from insitu.batch import Batch
 from insitu.component import catalogue
 from insitu.criterion import Criterion
 from insitu.errors import OperatorError
+from insitu.layers.block import HebbianBlock
+from insitu.layers.learning_rates import AdaptiveRates
+from insitu.layers.linear import HebbianLinear
+from insitu.layers.rules.softhebb import SoftHebb
 from insitu.memory.base import Memory
 from insitu.models.conditional_flow import ConditionalFlow
 from insitu.normalisation import Normaliser
@@ -52,19 +56,27 @@ def make_objective(name: str) -> Objective:
     return objective
 
 
-def make_model(objective: Objective, seed: int = 0, *, dropout: float = 0.0) -> nn.Module:
+#: strategies that need a model with Hebbian layers
+HEBBIAN = {"kernel_plasticity"}
+
+
+def make_model(
+    objective: Objective, seed: int = 0, *, dropout: float = 0.0, hebbian: bool = False
+) -> nn.Module:
+    """Two dense layers; with `hebbian` the first one learns without a gradient."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if isinstance(objective, Density):  # any other network would give no normalised density
             return ConditionalFlow(
                 objective.input_shape, (1,), conditions=0, layers=2, hidden=(8,), bins=4
             )
-        layers = [
-            nn.Linear(objective.input_shape[0], 8),
-            nn.Tanh(),
-            nn.Dropout(dropout),
-            nn.Linear(8, math.prod(objective.output_shape)),
-        ]
+        inputs = objective.input_shape[0]
+        first: list[nn.Module] = [nn.Linear(inputs, 8), nn.Tanh()]
+        if hebbian:
+            layer = HebbianLinear(inputs, 8, SoftHebb(), AdaptiveRates(0.05), radius=5.0)
+            first = [HebbianBlock(layer)]
+        last = nn.Linear(8, math.prod(objective.output_shape))
+        layers: list[nn.Module] = [*first, nn.Dropout(dropout), last]
         if len(objective.output_shape) > 1:
             layers.append(nn.Unflatten(1, objective.output_shape))
         return objective.network(nn.Sequential(*layers))
@@ -89,6 +101,7 @@ def generator(seed: int) -> torch.Generator:
 LIVELY: dict[str, dict[str, Any]] = {
     "replay": {"samples_per_step": 5},
     "online_ewc": {"strength": 10.0, "fisher_samples": 20},
+    "kernel_plasticity": {"top": 2},
 }
 
 
@@ -123,9 +136,11 @@ def make_strategy(
 
 def is_defined(strategy: str, objective: str) -> bool:
     """Whether a strategy works with an objective; else it must say so, naming both."""
-    made = make_objective(objective)
+    made, hebbian = make_objective(objective), strategy in HEBBIAN
+    if hebbian and isinstance(made, Density):  # features that are learned so have no density
+        return False
     try:
-        make_strategy(strategy, make_model(made), made)
+        make_strategy(strategy, make_model(made, hebbian=hebbian), made)
     except OperatorError as error:
         if strategy in str(error) and type(made).__name__ in str(error):
             return False
@@ -146,12 +161,15 @@ class Setup:
     dropout: float = 0.0
     seed: int = 0
     memory_samples: int = 64
+    #: a model with a Hebbian layer, also where no strategy needs one
+    hebbian: bool = False
     #: makes strategies that are not of the catalogue, from the model
     further: Callable[[nn.Module], list[Strategy]] = lambda model: []
 
     def trainer(self, **options: Any) -> Trainer:
         objective = make_objective(self.objective)
-        model = make_model(objective, self.seed, dropout=self.dropout)
+        hebbian = self.hebbian or not HEBBIAN.isdisjoint(self.strategies)
+        model = make_model(objective, self.seed, dropout=self.dropout, hebbian=hebbian)
         schema = OBJECTIVES[self.objective][0]
         normaliser = Normaliser(schema, objective.statistics_of) if self.normalise else None
         strategies = [

@@ -16,6 +16,7 @@ from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import Trainer
 from insitu_service.documentation_pages import PARAGRAPHS, docstring, paragraph
 from learning import (
+    HEBBIAN,
     LIVELY,
     OBJECTIVES,
     Setup,
@@ -73,7 +74,8 @@ def first_objective(name: str) -> str:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_it_changes_learning(name: str) -> None:
-    plain, with_it = Setup().trainer(), Setup(strategies=(name,)).trainer()
+    plain = Setup(hebbian=name in HEBBIAN).trainer()
+    with_it = Setup(strategies=(name,)).trainer()
     run(plain, "classify", range(3))
     run(with_it, "classify", range(3))
     pairs = zip(plain.module.parameters(), with_it.module.parameters(), strict=True)
@@ -243,7 +245,7 @@ def test_any_two_compose_and_learn(one: str, other: str, objective: str) -> None
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_it_is_made_without_a_normaliser(name: str) -> None:
     objective = make_objective("classify")
-    model = make_model(objective)
+    model = make_model(objective, hebbian=name in HEBBIAN)
     assert make_strategy(name, model, objective, None).name == name
     normaliser = Normaliser(OBJECTIVES["classify"][0], objective.statistics_of)
     assert make_strategy(name, model, objective, normaliser).name == name

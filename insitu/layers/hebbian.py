@@ -80,7 +80,7 @@ class HebbianLayer(nn.Module, ABC):
         self.register_buffer("learning_rates_in_force", torch.empty(shape[0]))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         # (kernels,) factors on the update, for neuromodulation; None is 1
-        self.register_buffer("gain", None)
+        self.register_buffer("gain", None, persistent=False)
         self.register_buffer("direction", torch.zeros(shape), persistent=False)
         # what `direction` is to be multiplied by; 0 where there is nothing to follow
         self.register_buffer("scale", torch.zeros(()), persistent=False)

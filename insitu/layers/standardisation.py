@@ -14,15 +14,19 @@ class BatchStandardisation(nn.Module):
     the state. Built for what stands before a layer without gradient: in training mode there is no
     autograd graph.
 
+    The running statistics move with the weights: `apply_update` (called by `HebbianUpdate.step`)
+    takes over those of the last forward pass in training mode that was `recording`.
+
     Deviations: a channel of a batch that is not finite leaves its running statistics as they are.
-    One value a channel has no variance: the running statistics serve, and stay. They move only
-    while `recording`, so that forward passes which do not train leave them.
+    One value a channel has no variance: the running statistics serve, and stay. Once `frozen` they
+    serve in training mode too, and never move.
 
     Example:
         >>> standardise = BatchStandardisation(1)
         >>> standardise(torch.tensor([[1.0], [3.0]]))
         tensor([[-1.0000],
                 [ 1.0000]])
+        >>> standardise.apply_update()
         >>> standardise.running_mean
         tensor([0.2000])
     """
@@ -30,20 +34,28 @@ class BatchStandardisation(nn.Module):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    next_mean: Tensor
+    next_var: Tensor
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
         #: whether forward passes in training mode move the running statistics
         self.recording = True
+        #: whether the running statistics are final
+        self.frozen = False
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
+        # what the running statistics become, where there was something to learn from
+        self.register_buffer("next_mean", torch.zeros(channels), persistent=False)
+        self.register_buffer("next_var", torch.ones(channels), persistent=False)
+        self._has_next = False
 
     def forward(self, rows: Tensor) -> Tensor:
         """(rows, channels, *places), the same shape."""
         values_a_channel = rows.numel() // max(1, rows.shape[1])
-        if not self.training or values_a_channel < 2:
+        if not self.training or self.frozen or values_a_channel < 2:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
                 return self._standardised(rows, self.running_mean, self.running_var, False)
         with torch.no_grad():
@@ -51,10 +63,22 @@ class BatchStandardisation(nn.Module):
             standardised = self._standardised(rows, mean, variance, True)
             if self.recording:
                 known = torch.isfinite(mean) & torch.isfinite(variance)
-                self.running_mean.copy_(torch.where(known, mean, self.running_mean))
-                self.running_var.copy_(torch.where(known, variance, self.running_var))
-                self.num_batches_tracked += 1
+                torch.where(known, mean, self.running_mean, out=self.next_mean)
+                torch.where(known, variance, self.running_var, out=self.next_var)
+                self._has_next = True
         return standardised
+
+    def apply_update(self) -> None:
+        """Take over the statistics that were recorded, once."""
+        if self._has_next:
+            self.running_mean.copy_(self.next_mean)
+            self.running_var.copy_(self.next_var)
+            self.num_batches_tracked += 1
+            self._has_next = False
+
+    def discard(self) -> None:
+        """Forget what was recorded."""
+        self._has_next = False
 
     def _standardised(self, rows: Tensor, mean: Tensor, variance: Tensor, batch: bool) -> Tensor:
         return functional.batch_norm(

@@ -38,10 +38,12 @@ class HebbianUpdate:
 
     def __init__(self, module: nn.Module, *, record_always: bool = True) -> None:
         self.layers = [part for part in module.modules() if isinstance(part, HebbianLayer)]
+        self.standardisations = [
+            part for part in module.modules() if isinstance(part, BatchStandardisation)
+        ]
         self._recorders: list[HebbianLayer | BatchStandardisation] = [
-            part
-            for part in module.modules()
-            if isinstance(part, HebbianLayer | BatchStandardisation)
+            *self.layers,
+            *self.standardisations,
         ]
         self._set_recording(record_always)
 
@@ -52,11 +54,13 @@ class HebbianUpdate:
                 layer.apply_update()
             else:
                 layer.discard()
+        for standardisation in self.standardisations:
+            standardisation.apply_update()
 
     def discard(self) -> None:
         """Forget what was recorded: the step is skipped."""
-        for layer in self.layers:
-            layer.discard()
+        for part in self._recorders:
+            part.discard()
 
     @contextmanager
     def recording(self, labels: Tensor | None = None) -> Iterator[None]:

@@ -144,7 +144,7 @@ class Trainer:
         self._parameters = [p for p in self.module.parameters() if p.requires_grad]
         self._witnesses = witnesses(self.module)
         hebbian = HebbianUpdate(self.module, record_always=False)
-        self._hebbian = hebbian if hebbian.layers else None
+        self._hebbian = hebbian if hebbian.layers or hebbian.standardisations else None
         self._row_weights = torch.empty(0, device=self.device)
 
     def step(self, batch: Batch) -> StepReport:
