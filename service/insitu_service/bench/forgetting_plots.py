@@ -16,21 +16,31 @@ from insitu_service.demo.figure import COLOURS, MARKERS
 
 Groups = Mapping[str, Sequence[RunResult]]
 
+_COLUMNS = 4
+
 
 def save_curves(groups: Groups, path: Path) -> None:
     """A panel a variant: the result on every task over the samples trained, mean and spread."""
-    figure, panels = _panels(len(groups))
-    limits = _limits(groups)
+    figure, panels = _panels(len(groups), width=3.0, height=2.6)
+    low, high = _limits(groups)
     for axes, (name, runs) in zip(panels, groups.items(), strict=False):
         for index, task in enumerate(runs[0].tasks):
             _curve(axes, task, index, runs)
         axes.set_title(name, fontsize=10)
-        axes.set_ylim(*limits)
-        axes.set_xlabel("samples trained")
+        # a little room, so that a mark at 0 or 1 is whole
+        axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    panels[0].set_ylabel(_label(runs[0]))
-    if len(runs[0].tasks) <= 12:
-        panels[0].legend(fontsize=7, frameon=False)
+    figure.supxlabel("samples trained", fontsize=10)
+    figure.supylabel(_label(runs[0]), fontsize=10)
+    tasks = runs[0].tasks
+    if len(tasks) <= 20:
+        figure.legend(
+            *panels[0].get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=min(len(tasks), 4 * min(len(groups), _COLUMNS)),
+            fontsize=8,
+            frameon=False,
+        )
     figure.savefig(path, dpi=130)
 
 
@@ -54,7 +64,7 @@ def _curve(axes: Axes, task: str, index: int, runs: Sequence[RunResult]) -> None
 
 def save_matrices(groups: Groups, path: Path) -> None:
     """A panel a variant: result by task that ended (down) and task measured (across), mean."""
-    figure, panels = _panels(len(groups))
+    figure, panels = _panels(len(groups), width=3.0, height=2.8)
     low, high = _limits(groups)
     for axes, (name, runs) in zip(panels, groups.items(), strict=False):
         values = mean_matrix(runs)
@@ -62,11 +72,11 @@ def save_matrices(groups: Groups, path: Path) -> None:
         axes.set_title(name, fontsize=10)
         axes.set_xticks(range(values.shape[1]), runs[0].tasks, rotation=45, fontsize=7)
         axes.set_yticks(range(values.shape[0]), runs[0].ended, fontsize=7)
-        axes.set_xlabel("measured on")
         if values.size <= 60:
             _write_values(axes, values, (low + high) / 2)
-    panels[0].set_ylabel("after learning")
-    figure.colorbar(image, ax=list(panels), label=_label(runs[0]))
+    figure.supxlabel("measured on", fontsize=10)
+    figure.supylabel("after learning", fontsize=10)
+    figure.colorbar(image, ax=list(panels), label=_label(runs[0]), fraction=0.03, aspect=40)
     figure.savefig(path, dpi=130)
 
 
@@ -90,29 +100,36 @@ def _write_values(axes: Axes, values: np.ndarray, middle: float) -> None:
 
 def save_bars(groups: Groups, path: Path) -> None:
     """A panel a figure: the mean of every variant, with one standard deviation."""
-    figure, panels = _panels(len(SHOWN))
+    figure, panels = _panels(len(SHOWN), width=2.6, height=0.9 + 0.21 * len(groups))
     summaries = {name: summary(runs) for name, runs in groups.items()}
-    for axes, (key, title) in zip(panels, SHOWN.items(), strict=False):
+    places = range(len(summaries))
+    for index, (axes, (key, title)) in enumerate(zip(panels, SHOWN.items(), strict=True)):
         spreads = [each[key] for each in summaries.values()]
-        axes.bar(
-            range(len(spreads)),
+        axes.barh(
+            places,
             [spread.mean for spread in spreads],
-            yerr=[0.0 if math.isnan(s.deviation) else s.deviation for s in spreads],
-            capsize=4,
-            color=[COLOURS[index % len(COLOURS)] for index in range(len(spreads))],
+            xerr=[0.0 if math.isnan(s.deviation) else s.deviation for s in spreads],
+            error_kw={"elinewidth": 1.0, "capsize": 2},
+            color=[COLOURS[place % len(COLOURS)] for place in places],
         )
         axes.set_title(title, fontsize=10)
-        axes.set_xticks(range(len(spreads)), list(summaries), rotation=45, ha="right", fontsize=8)
-        axes.axhline(0.0, color="black", linewidth=0.8)
-        axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+        # names once a row; the first variant on top, also where it has no such figure
+        axes.set_yticks(places, list(summaries) if index % _COLUMNS == 0 else [], fontsize=8)
+        axes.set_ylim(len(summaries) - 0.5, -0.5)
+        axes.axvline(0.0, color="black", linewidth=0.8)
+        axes.locator_params(axis="x", nbins=5)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
         axes.set_axisbelow(True)
     figure.savefig(path, dpi=130)
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    columns = min(count, 4)
+def _panels(count: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of this size, in inches."""
+    columns = min(count, _COLUMNS)
     rows = -(-count // columns)
-    figure = Figure(figsize=(3.8 * columns + 0.6, 3.3 * rows), layout="constrained")
+    size = (width * columns + 0.8, height * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in panels[count:]:
         spare.set_visible(False)
