@@ -18,6 +18,7 @@ from insitu.models.autoencoder import Autoencoder
 from insitu.models.build import build_model
 from insitu.models.conditional_flow import ConditionalFlow
 from insitu.models.conv_levels import halved_sizes
+from insitu.models.hebbian import Hebbian
 from insitu.models.random_patches import RandomPatches
 
 Case = tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]
@@ -38,6 +39,9 @@ CASES: list[Case] = [
     ("random_patches", {"filters": 6, "patch": 3, "patches": 90, "patches_per_image": 15}, (3, 8, 9), (4,)),  # noqa: E501
     ("random_patches", {"filters": 5, "patch": 2, "patches": 60, "activation": "triangle"}, (6, 6), (2,)),  # noqa: E501
     ("conditional_flow", {"hidden": [8], "bins": 4}, (3,), (1,)),
+    ("hebbian", {"blocks": [{"kernels": 9, "kernel_size": 3, "pool": {}}, {"kernels": 20}]}, (2, 8, 6), (5,)),  # noqa: E501
+    ("hebbian", {"blocks": [{"kernels": 30}], "normalise_features": False}, (6,), (2, 2)),
+    ("hebbian", {"network": "cifar10", "width": 0.05, "padding_mode": "circular"}, (8, 8), (8, 8)),
 ]  # fmt: skip
 AUTOENCODERS = [case for case in CASES if "autoencoder" in case[0]]
 
@@ -47,6 +51,8 @@ def make(case: Case, seed: int = 0) -> nn.Module:
     model = build_model(name, options, input_shape, output_shape, seed=seed)
     if isinstance(model, RandomPatches):  # what it is made from are the first rows it sees
         model.fit(rows_of(input_shape, 9, seed=11))
+    if isinstance(model, Hebbian):  # its layers learn without gradient, by the batch as a whole
+        model.eval()
     if isinstance(model, ConditionalFlow):  # at first the identity, whatever the seed
         random = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
@@ -73,8 +79,9 @@ def test_shapes_and_gradients(case: Case, rows: int) -> None:
     if rows:
         torch.autograd.backward(outputs.square().sum())
         for name, parameter in model.named_parameters():
-            assert parameter.grad is not None, name
-            assert bool(parameter.grad.any()), name
+            if parameter.requires_grad:
+                assert parameter.grad is not None, name
+                assert bool(parameter.grad.any()), name
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -116,7 +123,8 @@ def test_dtypes(case: Case) -> None:
     is_flow = isinstance(model, ConditionalFlow)
     assert outputs.dtype == (torch.float32 if is_flow else torch.bfloat16)
     torch.autograd.backward(outputs.float().sum())
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in trained)
     assert make(case).double()(fields.double()).dtype == torch.float64
 
 
