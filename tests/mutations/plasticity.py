@@ -1,0 +1,24 @@
+"""Kernel plasticity without its essential terms."""
+
+from __future__ import annotations
+
+from mutations.base import Mutation, constantly
+
+_PART = "insitu.layers.kernel_plasticity:KernelPlasticity"
+_TESTS = "tests/test_strategy_kernel_plasticity.py"
+
+MUTATIONS = {
+    "kernel_plasticity: nothing is modulated": Mutation(
+        f"{_PART}.modulate", constantly(None), _TESTS
+    ),
+    "kernel_plasticity: no task leaves a trace": Mutation(
+        f"{_PART}.end_task", constantly(None), _TESTS
+    ),
+    "kernel_plasticity: changes are not recorded": Mutation(
+        f"{_PART}.record", constantly(None), _TESTS
+    ),
+    "kernel_plasticity: nobody counts hits": Mutation(f"{_PART}.watch", constantly(None), _TESTS),
+    "kernel_plasticity: the third factor is always one": Mutation(
+        "insitu.strategies.third_factor:ThirdFactor.of", constantly(1.0), _TESTS
+    ),
+}
