@@ -20,11 +20,13 @@ CELLS: dict[type[nn.RNNBase], type[nn.RNNCellBase]] = {
 }
 
 
-def loop_flops(kind: type[nn.RNNBase], *, layers: int, directions: int, steps: int) -> int:
-    """The same network as a loop of cells, counted by torch's own counter."""
+def loop_flops(
+    kind: type[nn.RNNBase], *, layers: int, directions: int, steps: int, learned_inputs: bool
+) -> tuple[int, int]:
+    """The same network as a loop of cells, forward and backward, by torch's own counter."""
     size, hidden, batch = 5, 7, 3
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        sequence = [torch.zeros(batch, size) for _ in range(steps)]
+    with FlopCounterMode(display=False) as counter:
+        sequence = [torch.zeros(batch, size, requires_grad=learned_inputs) for _ in range(steps)]
         for _ in range(layers):
             outputs = []
             for _ in range(directions):
@@ -36,7 +38,9 @@ def loop_flops(kind: type[nn.RNNBase], *, layers: int, directions: int, steps: i
                     row.append(state[0] if isinstance(state, tuple) else state)
                 outputs.append(row)
             sequence = [torch.cat(parts, 1) for parts in zip(*outputs, strict=True)]
-    return int(counter.get_total_flops())
+        forward = int(counter.get_total_flops())
+        torch.stack(sequence).sum().backward()
+    return forward, int(counter.get_total_flops()) - forward
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -47,9 +51,16 @@ def test_recurrent_layers_cost_what_their_cells_cost_in_a_loop(
     kind: type[nn.RNNBase], layers: int, bidirectional: bool, batch_first: bool
 ) -> None:
     module = kind(5, 7, layers, bidirectional=bidirectional, batch_first=batch_first)
-    inputs = torch.zeros((3, 4, 5) if batch_first else (4, 3, 5))
-    cost = model_cost(module, lambda: module(inputs))
-    assert cost.flops == loop_flops(kind, layers=layers, directions=1 + bidirectional, steps=4)
+    for learned_inputs in (False, True):
+        inputs = torch.zeros((3, 4, 5) if batch_first else (4, 3, 5), requires_grad=learned_inputs)
+        cost = model_cost(module, lambda inputs=inputs: module(inputs)[0])
+        assert (cost.flops, cost.backward_flops) == loop_flops(
+            kind,
+            layers=layers,
+            directions=1 + bidirectional,
+            steps=4,
+            learned_inputs=learned_inputs,
+        )
     assert cost.parameters == sum(p.numel() for p in module.parameters())
 
 
@@ -121,3 +132,30 @@ def test_shared_weights_count_once_and_batch_statistics_stay() -> None:
     assert (cost.parameters, cost.flops) == (12 + 6, 2 * 2 * 9)
     for before, after in zip(statistics, model.buffers(), strict=True):
         assert torch.equal(before, after)
+
+
+def test_backward_by_hand() -> None:
+    """Weights once more; inputs once more, but for the first layer; a weight used twice, twice."""
+    model = Mixed().train()
+    cost = model_cost(model, lambda: model(torch.zeros(1, 2, 8)))
+    found = {layer.name: layer.backward_flops for layer in cost.layers}
+    assert found == {
+        "": 2 * (2 * 4 * 5),
+        "convolution": 2 * 6 * 3 * 2 * 3,
+        "recurrent": 2 * (2 * 6 * 4 * 4 * 3) + (2 * 6 + 2 * 5) * 4 * 4 * 4,
+        "head.0": 2 * (2 * 2 * 25),
+    }
+    assert cost.backward_flops == sum(found.values())
+    assert cost.as_dict()["backward_flops"] == cost.backward_flops
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_frozen_layers_cost_no_gradient() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2))
+    model[0].requires_grad_(False)
+    model[2].requires_grad_(False)
+    cost = model_cost(model, lambda: model(torch.zeros(1, 3)))
+    # the last one passes the gradient on, the middle one has that of its weights alone
+    assert [layer.backward_flops for layer in cost.layers] == [0, 2 * 20, 2 * 10]
+    model.requires_grad_(False)
+    assert model_cost(model, lambda: model(torch.zeros(1, 3))).backward_flops == 0

@@ -89,6 +89,6 @@ MUTATIONS = {
         "insitu.optimization.schedules:_set", constantly(None), "tests/test_cool_down.py"
     ),
     "cost: recurrent layers by their inputs only": Mutation(
-        "insitu.analysis.cost:recurrent_flops", _one_direction, "tests/test_cost.py"
+        "insitu.analysis.operations:recurrent_flops", _one_direction, "tests/test_cost.py"
     ),
 }

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     help="Form of the answer.",
 )
 def cost(run: Path, overrides: tuple[str, ...], form: str) -> int:
-    """Show what one forward pass of one sample costs, layer by layer.
+    """Show what one sample costs forward and backward, layer by layer.
 
     Matrix products, convolutions and recurrent layers are counted, a multiplication and an
-    addition as two operations. A training step costs about three times the forward pass.
+    addition as two operations. A training step costs both passes for every sample.
     """
     from insitu.config import load_config
 
@@ -60,14 +60,16 @@ def _count(config: Config) -> ModelCost:
 
 def _table(found: ModelCost) -> str:
     rows = [
-        (each.name or "(model)", each.kind, each.parameters, each.flops) for each in found.layers
+        (each.name or "(model)", each.kind, each.parameters, each.flops, each.backward_flops)
+        for each in found.layers
     ]
-    rows.append(("total", "", found.parameters, found.flops))
+    rows.append(("total", "", found.parameters, found.flops, found.backward_flops))
     width = max(len(name) for name, *_ in rows)
     kinds = max(len("kind"), *(len(kind) for _, kind, *_ in rows))
-    lines = [f"{'layer':{width}}  {'kind':{kinds}}  {'parameters':>14}  {'operations':>18}"]
+    counts = f"{'parameters':>14}  {'forward':>18}  {'backward':>18}"
+    lines = [f"{'layer':{width}}  {'kind':{kinds}}  {counts}"]
     lines += [
-        f"{name:{width}}  {kind:{kinds}}  {parameters:>14,}  {flops:>18,}"
-        for name, kind, parameters, flops in rows
+        f"{name:{width}}  {kind:{kinds}}  {parameters:>14,}  {forward:>18,}  {backward:>18,}"
+        for name, kind, parameters, forward, backward in rows
     ]
     return "\n".join(lines)
