@@ -146,8 +146,9 @@ class Hebbian(nn.Module):
         if self.training and self._certain_passes is not None and self._layers[0].recording:
             self._count_pass()
         maps = fields.reshape(fields.shape[0], *self._maps_shape)
-        for block in self.blocks:
-            maps = block(maps)
+        with torch.autocast(fields.device.type, enabled=False):  # kernels learn in float32
+            for block in self.blocks:
+                maps = block(maps)
         if self.normalise_features:
             flat = functional.layer_norm(maps.flatten(1), (self.features,))
             maps = flat.view(maps.shape)

@@ -1,0 +1,539 @@
+"""The Hebbian network: what it is made of, who learns when, and its life in a trainer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from insitu.batch import Batch
+from insitu.component import catalogue
+from insitu.errors import OperatorError
+from insitu.layers.convolution import HebbianConvolution
+from insitu.layers.hebbian import HebbianLayer
+from insitu.layers.learning_rates import AdaptiveRates, LinearRates
+from insitu.layers.rules.krotov_hopfield import KrotovHopfield
+from insitu.layers.rules.soft import Soft
+from insitu.layers.rules.softhebb import SoftHebb
+from insitu.layers.update import HebbianUpdate
+from insitu.models.build import build_model
+from insitu.models.hebbian import Hebbian
+from insitu.models.hebbian_heads import PerPlace, Scale
+from insitu.objectives.base import Objective
+from insitu.schema import Schema
+from insitu.strategies.base import Strategy
+from insitu.trainer import Trainer
+from learning import assert_same, copied, generator, make_memory
+
+SHAPE = (2, 8, 6)
+CONVOLUTION = {"kernels": 7, "kernel_size": 3, "eta": 0.08, "pool": {"kind": "max", "size": 2}}
+DENSE = {"kernels": 11, "eta": 0.02}
+SCHEMA = Schema.of({"x": ("float32", SHAPE), "y": ("int64", ())})
+CLASSES = 3
+
+
+def make(
+    input_shape: tuple[int, ...] = SHAPE,
+    output_shape: tuple[int, ...] = (CLASSES,),
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> Hebbian:
+    options = {"blocks": [CONVOLUTION, DENSE], **options}
+    if "network" in options:
+        del options["blocks"]
+    model = build_model("hebbian", options, input_shape, output_shape, seed=seed)
+    assert isinstance(model, Hebbian)
+    return model
+
+
+def layers(model: nn.Module) -> list[HebbianLayer]:
+    return [part for part in model.modules() if isinstance(part, HebbianLayer)]
+
+
+def fields(rows: int, seed: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    return torch.rand(rows, *shape, generator=generator(seed))
+
+
+def batch(seed: int, rows: int = 6, task: int = 0) -> Batch:
+    """Noise, and of each class a quarter that is brighter."""
+    x = fields(rows, seed)
+    y = torch.randint(0, CLASSES, (rows,), generator=generator(100 + seed))
+    for row, label in enumerate(y.tolist()):
+        x[row, :, 4 * (label // 2) :, 3 * (label % 2) :][:, :4, :3] += 1.0
+    return Batch.of({"x": x, "y": y}, task=task)
+
+
+def objective(name: str, **options: Any) -> Objective:
+    made: Objective = catalogue("insitu.objectives")[name].build(
+        {"classes": CLASSES, **options}, {"schema": SCHEMA}
+    )
+    return made
+
+
+def trainer(
+    *,
+    strategies: tuple[str, ...] = (),
+    goal: Objective | None = None,
+    options: Any = None,
+    seed: int = 0,
+    learning_rate: float = 0.1,
+    **further: Any,
+) -> Trainer:
+    """A trainer of the Hebbian network, with strategies on a small memory each."""
+    from insitu.criterion import Criterion
+
+    goal = goal or objective("classify")
+    model = goal.network(make(SHAPE, goal.output_shape, seed=seed, **(options or {})))
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=learning_rate, momentum=0.9)
+    parts = {
+        "model": model,
+        "objective": goal,
+        "normaliser": None,
+        "criterion": Criterion(model, goal, None),
+        "optimizer": optimizer,
+        "device": torch.device("cpu"),
+        "schema": SCHEMA,
+    }
+    made: list[Strategy] = []
+    for index, name in enumerate(strategies):
+        live = {**parts, "generator": generator(index), "memory": make_memory(32, index)}
+        made.append(catalogue("insitu.strategies")[name].build(STRATEGIES[name], live))
+    return Trainer(model, goal, optimizer, strategies=made, **further)
+
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "replay": {"samples_per_step": 4},
+    "online_ewc": {"strength": 5.0, "fisher_samples": 10},
+    "a_gem": {"reference_samples": 8},
+    "mir": {"samples_per_step": 2, "candidates": 8},
+}
+
+
+def plasticity(model: nn.Module) -> list[bool]:
+    return [layer.plastic for layer in layers(model)]
+
+
+def counts(model: nn.Module) -> list[int]:
+    return [int(layer.updates) for layer in layers(model)]
+
+
+# --- what it is made of
+
+
+@pytest.mark.parametrize(
+    ("shape", "dimensions", "block", "maps"),
+    [
+        ((8, 8), None, CONVOLUTION, (7, 4, 4)),
+        ((3, 8, 9), None, CONVOLUTION, (7, 4, 4)),
+        ((2, 6, 6, 4), None, CONVOLUTION, (7, 3, 3, 2)),
+        ((6, 4, 5), 3, CONVOLUTION, (7, 3, 2, 2)),
+        ((12,), 1, CONVOLUTION, (7, 6)),
+        ((3, 12), 1, CONVOLUTION, (7, 6)),
+        ((12,), None, DENSE, (11,)),
+        ((3, 4), 0, DENSE, (11,)),
+        ((3, 4, 4), None, DENSE, (11,)),
+        ((), None, DENSE, (11,)),
+    ],
+)
+def test_shapes_in_all_dimensions(
+    shape: tuple[int, ...], dimensions: int | None, block: Any, maps: tuple[int, ...]
+) -> None:
+    model = make(shape, blocks=[block], dimensions=dimensions)
+    assert (model.maps_shape, model.features) == (maps, math.prod(maps))
+    update = HebbianUpdate(model)
+    assert model(fields(4, 0, shape)).shape == (4, CLASSES)
+    before = layers(model)[0].weight.clone()
+    update.step()
+    assert not torch.equal(layers(model)[0].weight, before)
+
+
+def test_the_published_networks() -> None:
+    """Numbers as in the authors' presets and, for CIFAR-10, in the paper."""
+    kernels, rates, temperatures = {}, {}, {}
+    for name, shape in (("mnist", (28, 28)), ("cifar10", (3, 32, 32)), ("stl10", (3, 96, 96))):
+        model = make(shape, (10,), network=name, width=0.125)
+        found = layers(model)
+        kernels[name] = [layer.out_channels for layer in found]  # type: ignore[attr-defined]
+        rates[name] = [(layer.learning_rates.eta, layer.learning_rates.power) for layer in found]  # type: ignore[attr-defined]
+        temperatures[name] = [layer.rule.inverse_temperature for layer in found]  # type: ignore[attr-defined]
+        if name == "cifar10":
+            assert model.maps_shape == (192, 4, 4)
+            assert [b.activation.power for b in model.blocks] == [0.7, 1.4, 1.0]  # type: ignore[union-attr]
+        if name == "stl10":
+            assert model.maps_shape == (768, 6, 6)
+        if name == "mnist":
+            assert isinstance(found[0].rule, Soft)
+    assert kernels == {"mnist": [250], "cifar10": [12, 48, 192], "stl10": [12, 48, 192, 768]}
+    assert rates["mnist"] == [(0.045, 0.2)]
+    assert rates["cifar10"] == [(0.08, 0.5), (0.005, 0.5), (0.01, 0.5)]
+    assert temperatures["cifar10"] == [1.0, 0.65, 0.25]
+    assert temperatures["stl10"] == [1.0, 0.65, 0.45, 0.25]
+
+
+def test_a_softmax_block_gives_shares() -> None:
+    block = {**DENSE, "activation": "softmax", "activation_parameter": 2.0, "standardise": False}
+    model = make(blocks=[block]).eval()
+    rows = fields(3, 0)
+    potentials = rows.flatten(1) @ layers(model)[0].weight.T
+    expected = torch.softmax(2.0 * potentials, dim=1)
+    torch.testing.assert_close(model.blocks[0](rows.flatten(1)), expected)
+
+
+def test_every_option_of_a_block_arrives() -> None:
+    block = {
+        "kernels": 6,
+        "kernel_size": 3,
+        "stride": 2,
+        "padding": 1,
+        "dilation": 2,
+        "groups": 2,
+        "padding_mode": "zeros",
+        "rule": {"name": "krotov_hopfield", "options": {"rank": 3, "delta": 0.2}},
+        "eta": 0.5,
+        "rates": "linear",
+        "last_update": 9,
+        "initial_weights": "positive",
+        "radius": 2.0,
+        "standardise": False,
+        "activation": "none",
+    }
+    model = make(blocks=[block], width=2.0)
+    (stage,) = model.blocks
+    layer = stage.layer
+    assert isinstance(layer, HebbianConvolution)
+    assert isinstance(layer.rule, KrotovHopfield)
+    assert isinstance(layer.learning_rates, LinearRates)
+    assert (layer.rule.rank, layer.rule.delta) == (3, 0.2)
+    assert (layer.learning_rates.eta, layer.learning_rates.last_update) == (0.5, 9)
+    assert (layer.out_channels, layer.stride, layer.padding) == (12, [2, 2], [1, 1])
+    assert (layer.dilation, layer.groups, layer.padding_mode) == ([2, 2], 2, "zeros")
+    assert bool((layer.weight >= 0).all())
+    assert 1.0 < layer.norms.mean() < 3.0
+    assert stage.standardisation is None
+    assert stage.activation is None
+    assert make(blocks=[block], padding_mode="circular").blocks[0].layer.padding_mode == "circular"  # type: ignore[union-attr]
+    plain = layers(make(blocks=[{"kernels": 2}]))[0]
+    assert isinstance(plain.rule, SoftHebb)
+    assert isinstance(plain.learning_rates, AdaptiveRates)
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_a_periodic_network_does_not_know_where_a_field_begins(kind: str) -> None:
+    """Shifted by whole strides the maps are shifted; with other padding they are not."""
+    pool = {"kind": kind, "size": 4, "stride": 2, "padding": 1}
+    blocks = [{**CONVOLUTION, "pool": pool}, {"kernels": 5, "kernel_size": 3, "pool": pool}]
+
+    def maps(model: Hebbian, rows: Tensor) -> Tensor:
+        for block in model.blocks:
+            rows = block(rows)
+        return rows
+
+    rows, shape = fields(2, 1, (1, 8, 16)), (8, 16)
+    periodic = make(shape, blocks=blocks, padding_mode="circular").eval()
+    shifted = maps(periodic, rows.roll((4, 8), dims=(2, 3)))
+    torch.testing.assert_close(shifted, maps(periodic, rows).roll((1, 2), dims=(2, 3)))
+    mirrored = make(shape, blocks=blocks).eval()
+    shifted = maps(mirrored, rows.roll((4, 8), dims=(2, 3)))
+    assert not torch.allclose(shifted, maps(mirrored, rows).roll((1, 2), dims=(2, 3)), atol=1e-3)
+
+
+# --- heads
+
+
+def test_the_head_follows_the_output() -> None:
+    assert isinstance(make(output_shape=(11,)).head, Scale)
+    assert isinstance(make(output_shape=(4,)).head, nn.Sequential)
+    convolutions = {"blocks": [CONVOLUTION]}
+    assert isinstance(make(output_shape=SHAPE, **convolutions).head, PerPlace)
+    assert isinstance(make((8, 6), (8, 6), **convolutions).head, PerPlace)
+    assert isinstance(make(output_shape=(3, 8, 6), **convolutions).head, PerPlace)
+    assert isinstance(make(output_shape=SHAPE, head="linear").head, nn.Sequential)
+
+
+@pytest.mark.parametrize("places", [(8,), (8, 6), (4, 6, 2)])
+def test_a_per_place_head_is_one_matrix_at_every_place(places: tuple[int, ...]) -> None:
+    coarse = tuple(extent // 2 for extent in places)
+    head, maps = PerPlace((3, *coarse), 2, places), fields(2, 0, (3, *coarse))
+    matrix = head.convolution.weight.flatten(1)
+    found = torch.zeros(2, 2, *places)
+    for place in torch.cartesian_prod(*map(torch.arange, places)).reshape(-1, len(places)).tolist():
+        at = tuple(extent // 2 for extent in place)
+        within = 0
+        for extent in place:
+            within = 2 * within + extent % 2
+        per_channel = 2 ** len(places)
+        values = maps[(slice(None), slice(None), *at)] @ matrix.T + head.convolution.bias
+        chosen = values[:, [within, per_channel + within]]
+        found[(slice(None), slice(None), *place)] = chosen
+    torch.testing.assert_close(head(maps), found)
+
+
+def test_features_of_a_row_are_normalised() -> None:
+    model = make(output_shape=(11,)).eval()
+    outputs = model(fields(3, 0))
+    torch.testing.assert_close(outputs.mean(dim=1), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(outputs.var(dim=1, correction=0), torch.ones(3))
+    with torch.no_grad():
+        layers(model)[-1].weight *= 5.0
+    torch.testing.assert_close(model(fields(3, 0)), outputs, rtol=1e-3, atol=1e-3)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": []}, "network is None, and there are 0 blocks"),
+        ({"order": "successive"}, "plastic_updates null"),
+        ({"blocks": [DENSE, CONVOLUTION]}, "block 1: kernel_size is 3.*no places"),
+        ({"blocks": [{**CONVOLUTION, "kernel_size": 99, "padding": 0}]}, "block 0.*99 places"),
+        ({"blocks": [{**CONVOLUTION, "groups": 3}]}, "block 0.*3 groups do not divide"),
+        ({"blocks": [{**CONVOLUTION, "pool": {"size": 20}}]}, "block 0 cannot take maps"),
+        ({"blocks": [{**CONVOLUTION, "pool": {"padding": 2}}]}, "block 0: a pool of size 2"),
+        ({"blocks": [{**DENSE, "stride": 2}]}, "stride is for convolutions"),
+        ({"blocks": [{**CONVOLUTION, "activation": "softmax"}]}, "for kernel_size null"),
+        ({"blocks": [{**DENSE, "rates": "linear"}]}, "`linear` needs last_update"),
+        ({"blocks": [{**DENSE, "rule": {"name": "haard"}}]}, "no 'haard'.*hard"),
+        ({"blocks": [{**DENSE, "rule": {"options": {"t": 1}}}]}, "t: no such option"),
+        ({"blocks": [{**DENSE, "kernals": 1}]}, "kernals: no such option"),
+        ({"head": "scale"}, "head is scale, and 11 features.*`features` to 11"),
+        ({"network": "cifar10", "dimensions": 0}, "block 0: kernel_size is 5"),
+        ({"dimensions": 1}, r"shape \[2, 8, 6\]; allowed: 1 axes"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OperatorError, match=message):
+        make(**options)
+
+
+def test_a_network_and_blocks_are_refused() -> None:
+    with pytest.raises(OperatorError, match="network is 'mnist', and there are 1 blocks"):
+        Hebbian(SHAPE, (3,), network="mnist", blocks=make_block_options())
+
+
+def make_block_options() -> Any:
+    return catalogue("insitu.models")["hebbian"].check({"blocks": [DENSE]})["blocks"]
+
+
+def test_a_field_that_the_maps_do_not_divide_is_refused_with_what_works() -> None:
+    with pytest.raises(OperatorError, match=r"\[3, 3\] places.*classify, regress"):
+        make((7, 7), (7, 7), blocks=[CONVOLUTION])
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(OperatorError, match="no parameter to train"):
+        make(output_shape=(11,), head="none")
+
+
+# --- who learns when
+
+
+def test_consecutive_blocks_learn_at_once_and_for_ever() -> None:
+    model = make()
+    update = HebbianUpdate(model)
+    for number in range(5):
+        model(fields(4, number))
+        update.step()
+    assert counts(model) == [5, 5]
+    assert plasticity(model) == [True, True]
+
+
+def test_successive_blocks_learn_one_after_the_other() -> None:
+    model = make(order="successive", plastic_updates=3)
+    update = HebbianUpdate(model)
+    seen, statistics = [], []
+    for number in range(8):
+        model(fields(4, number))
+        update.step()
+        seen.append(counts(model))
+        first = model.blocks[0].standardisation
+        assert isinstance(first, nn.Module)
+        statistics.append(int(first.num_batches_tracked))  # type: ignore[call-overload]
+    assert seen == [[1, 0], [2, 0], [3, 0], [3, 1], [3, 2], [3, 3], [3, 3], [3, 3]]
+    assert statistics == [1, 2, 3, 3, 3, 3, 3, 3]  # a frozen block's statistics stay
+
+
+def test_passes_that_make_no_update_do_not_count() -> None:
+    """Two are forgotten, one is of zeros; the second block begins after 3 updates all the same."""
+    model = make(order="successive", plastic_updates=3, blocks=[
+        {**CONVOLUTION, "standardise": False}, DENSE,
+    ])  # fmt: skip
+    update = HebbianUpdate(model)
+    for number in range(3):
+        model(fields(4, number))
+        update.discard() if number < 2 else update.step()
+    model(torch.zeros(4, *SHAPE))
+    update.step()
+    assert counts(model) == [1, 0]
+    for number in range(4):
+        model(fields(4, number))
+        update.step()
+    assert counts(model) == [3, 2]
+
+
+def test_passes_that_do_not_record_neither_count_nor_move_anything() -> None:
+    model = make(order="successive", plastic_updates=2)
+    update = HebbianUpdate(model, record_always=False)
+    before = copied(model.state_dict())
+    for number in range(5):
+        model(fields(4, number))
+        update.step()
+    assert_same(copied(model.state_dict()), before)
+    for _ in range(3):
+        with update.recording():
+            model(fields(4, 9))
+        update.step()
+    assert counts(model) == [2, 1]
+
+
+def test_frozen_blocks_stay_frozen_through_evaluation() -> None:
+    model = make(plastic_updates=0)
+    model.eval().train()
+    before = copied(model.state_dict())
+    rows = fields(5, 0)
+    alone = torch.cat([model(row) for row in rows.unsqueeze(1)])
+    torch.testing.assert_close(model(rows), alone)  # no statistics of the batch
+    assert_same(copied(model.state_dict()), before)
+    assert model.training
+    assert not any(block.training for block in model.blocks)
+
+
+# --- in a trainer
+
+
+@pytest.mark.parametrize("options", [{}, {"order": "successive", "plastic_updates": 5}])
+@pytest.mark.parametrize("at", [4, 5, 8])
+def test_a_resumed_run_is_bit_identical(options: dict[str, Any], at: int) -> None:
+    strategies = ("replay", "online_ewc")
+    whole = trainer(strategies=strategies, options=options)
+    halves = trainer(strategies=strategies, options=options)
+    for number in range(at):
+        whole.step(batch(number))
+        halves.step(batch(number))
+    saved = copied(halves.state_dict())
+    resumed = trainer(strategies=strategies, options=options, seed=9)
+    resumed.load_state_dict(saved)
+    assert plasticity(resumed.module) == plasticity_next(whole.module)
+    for number in range(at, at + 5):
+        whole.step(batch(number))
+    state = copied(whole.state_dict())
+    resumed.load_state_dict(saved)  # which sets torch's own generators, too
+    for number in range(at, at + 5):
+        resumed.step(batch(number))
+    assert_same(copied(resumed.state_dict()), state)
+    assert "model" in state
+    assert any("learning_rates_in_force" in name for name in state["model"])
+
+
+def plasticity_next(module: nn.Module) -> list[bool]:
+    """Who will learn in the next step."""
+    assert isinstance(module, Hebbian)
+    module.follow_counts()
+    return plasticity(module)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_layers_move_once_a_step_whatever_else_runs_forward(strategy: str) -> None:
+    """A-GEM's reference, MIR's candidates and a Fisher information pass through, and teach not."""
+    strategies = (strategy,) if strategy != "online_ewc" else ("replay", strategy)
+    made = trainer(strategies=strategies)
+    tracked = made.module.blocks[0].standardisation  # type: ignore[union-attr,index]
+    passes: list[int] = []
+    made.module.register_forward_hook(lambda *_: passes.append(1))
+    for task in (0, 1):
+        for number in range(4):
+            made.step(batch(number + 10 * task, task=task))
+        made.end_task(task)
+    assert counts(made.module) == [8, 8]
+    assert int(tracked.num_batches_tracked) == 8  # type: ignore[union-attr]
+    assert (len(passes) > 8) == (strategy != "replay")
+    grads = [p.grad is not None for p in made.module.parameters()]
+    assert grads == [p.requires_grad for p in made.module.parameters()]
+
+
+def test_a_gem_leaves_the_kernels_to_the_hebbian_rule() -> None:
+    """What the kernels become does not depend on A-GEM, which adds no rows to the step."""
+    plain, projected = trainer(), trainer(strategies=("a_gem",))
+    for task in (0, 1):
+        for number in range(4):
+            for each in (plain, projected):
+                each.step(batch(number + 10 * task, task=task))
+        projected.end_task(task)
+        plain.end_task(task)
+    for mine, yours in zip(layers(plain.module), layers(projected.module), strict=True):
+        assert torch.equal(mine.weight, yours.weight)
+
+
+def test_a_skipped_step_leaves_kernels_rates_and_counts() -> None:
+    made = trainer()
+    made.step(batch(0))
+    before = copied(made.module.state_dict())
+    bad = batch(1)
+    bad.fields["x"][0, 0, 0, 0] = math.nan
+    assert made.step(bad).skipped
+    for name, value in before.items():
+        if "standardisation" not in name:
+            assert torch.equal(made.module.state_dict()[name], value), name
+    assert not made.step(batch(2)).skipped
+    assert counts(made.module) == [2, 2]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns_in_a_trainer(precision: Any) -> None:
+    made = trainer(strategies=("replay",), precision=precision)
+    for number in range(60):
+        made.step(batch(number, rows=10))
+    held_out = made.evaluate(batch(999, rows=200))
+    assert held_out.scores["accuracy"] > 0.7  # chance is a third
+    assert all(bool(layer.weight.isfinite().all()) for layer in layers(made.module))
+
+
+@pytest.mark.parametrize("name", ["ridge", "nearest_class_mean"])
+def test_objectives_on_the_features_themselves(name: str) -> None:
+    made = trainer(goal=objective(name, features=11), learning_rate=0.01)
+    for number in range(60):
+        made.step(batch(number, rows=10))
+    assert counts(made.module) == [60, 60]
+    held_out = made.evaluate(batch(999, rows=200))
+    assert held_out.scores["accuracy"] > 0.7
+
+
+def test_a_supervised_last_layer_is_taught_by_the_labels() -> None:
+    rule = {"name": "supervised_soft"}
+    taught = {"kernels": CLASSES, "rule": rule, "eta": 0.1, "radius": 1.0}
+    options = {"blocks": [CONVOLUTION, taught], "width": 2.0, "head": "scale"}
+    made = trainer(options=options, learning_rate=0.001)
+    for number in range(80):
+        made.step(batch(number, rows=10))
+    assert [len(layer.norms) for layer in layers(made.module)] == [14, CLASSES]
+    assert made.evaluate(batch(999, rows=200)).scores["accuracy"] > 0.9
+
+
+def test_fields_are_reconstructed_from_their_features() -> None:
+    schema = Schema.of({"x": ("float32", SHAPE)})
+    goal: Objective = catalogue("insitu.objectives")["reconstruct"].build({}, {"schema": schema})
+    model = make(SHAPE, SHAPE, blocks=[{**CONVOLUTION, "kernels": 24}], padding_mode="circular")
+    made = Trainer(model, goal, torch.optim.Adam(model.parameters(), lr=0.02))
+    losses = [
+        float(made.step(Batch.of({"x": fields(8, n) + 1.0})).losses.mean()) for n in range(60)
+    ]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_it_traces_while_it_learns() -> None:
+    """What `torch.compile` needs: no graph break, and one graph for all steps."""
+    model, plain = make(), make()
+    traced = torch.compile(model, backend="eager", fullgraph=True)
+    updates = HebbianUpdate(model), HebbianUpdate(plain)
+    for number in range(3):
+        torch.testing.assert_close(traced(fields(4, number)), plain(fields(4, number)))
+        for update in updates:
+            update.step()
+    for mine, yours in zip(layers(model), layers(plain), strict=True):
+        torch.testing.assert_close(mine.weight, yours.weight)
+    torch.compiler.reset()
