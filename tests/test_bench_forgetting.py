@@ -213,6 +213,15 @@ def test_measuring_less_between_the_ends_of_tasks_leaves_their_ends_as_they_were
         run_through_service(replace(SMALL, probes_between=3), variant, stream, 0)
 
 
+def test_a_run_that_diverges_tells_it() -> None:
+    told: list[str] = []
+    setup = replace(SMALL, lr=1e30)
+    (result,) = run_all(setup, read_variants("naive"), [0], run_here, tell=told.append)
+    assert 0 < result.skipped_steps <= result.steps
+    assert f"; {result.skipped_steps} steps skipped" in told[0]
+    assert run("naive").skipped_steps == 0
+
+
 def test_runs_done_before_are_taken_unless_the_setup_changed(tmp_path: Path) -> None:
     told: list[str] = []
     variants = read_variants("naive")

@@ -68,6 +68,8 @@ def run_all(
                 if path is not None:
                     run.save(path)
             results.append(run)
+            if run.skipped_steps:
+                how += f"; {run.skipped_steps} steps skipped, not finite"
             average = run.figures()["average"]
             tell(f"{variant.name}, seed {seed}: {run.metric} {average:.4g} ({how})")
     order = [variant.name for variant in variants]

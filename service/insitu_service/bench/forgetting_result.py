@@ -40,6 +40,8 @@ class RunResult:
         samples, steps: that were trained.
         seconds: of the run without measuring; through a service with it.
         told: figures as a service tells them, which saw more measurements than it shows.
+        skipped_steps: of the steps, those that changed nothing, since loss or gradient was no
+            number; many of them mean that the learning diverged.
     """
 
     variant: str
@@ -51,6 +53,7 @@ class RunResult:
     steps: int
     seconds: float
     told: Mapping[str, float | None] | None = None
+    skipped_steps: int = 0
 
     @property
     def rows(self) -> list[Moment]:

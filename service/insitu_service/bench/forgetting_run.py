@@ -86,6 +86,7 @@ class Run:
             self._samples,
             self._trainer.steps,
             seconds,
+            skipped_steps=self._trainer.skipped_steps,
         )
 
     def _stamp(self, push: Push) -> Stamp:

@@ -124,4 +124,5 @@ def _result(variant: Variant, seed: int, status: dict[str, Any], seconds: float)
         status["trainer"]["step"],
         seconds,
         found["figures"],
+        status["trainer"]["skipped_steps"],
     )
