@@ -223,7 +223,8 @@ def test_the_cost_of_a_configured_model(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["cost", str(path), "--format", "json"]) == exit_codes.OK
     found = json.loads(capsys.readouterr().out)
     assert found["flops"] == 2 * (6 * 16 + 16 * 4)
+    assert found["backward_flops"] == 2 * (6 * 16 + 2 * 16 * 4), "the input learns nothing"
     assert found["parameters"] == 6 * 16 + 16 + 16 * 4 + 4
     assert run(["cost", str(path)]) == exit_codes.OK
     table = capsys.readouterr().out
-    assert table.splitlines()[-1].split() == ["total", "180", "320"]
+    assert table.splitlines()[-1].split() == ["total", "180", "320", "448"]
