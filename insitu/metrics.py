@@ -65,6 +65,7 @@ class Metric:
 
 
 _QUANTILES = ("0.0", "0.25", "0.5", "0.75", "1.0")
+_KERNEL_QUANTILES = ("0.0", "0.5", "1.0")
 
 _LABELS = (
     Label("phase", "phase of a training step", tuple(PHASES)),
@@ -78,6 +79,8 @@ _LABELS = (
     Label("figure", "name of the figure"),
     Label("class", "label of the class, the first 64 to be counted", (), 64),
     Label("share", "share of the samples that are not older", _QUANTILES, 5),
+    Label("layer", "name of the Hebbian layer in the model, the first 16", (), 16),
+    Label("kernels", "share of the kernels that are not above", _KERNEL_QUANTILES, 3),
     Label("over", "which fresh rows", ("mean", "window", "fading")),
     Label("kind", "kind of alert", tuple(ALERTS)),
     Label("hook", "name of the hook", (), 64),
@@ -258,6 +261,21 @@ _TRAINING = (
     _gauge("evaluation_probe_samples", "samples", ("task",), "Held-out probes of a task."),
 )  # fmt: skip
 
+_HEBBIAN = (
+    _counter("hebbian_updates", "updates", ("layer",), "Updates of a Hebbian layer's kernels."),
+    _gauge("hebbian_plastic", "", ("layer",), "1 while a Hebbian layer learns, else 0.", "mean"),
+    _gauge("hebbian_kernels", "kernels", ("layer",), "Kernels of a Hebbian layer."),
+    _gauge(
+        "hebbian_converged_kernels", "kernels", ("layer",),
+        "Of these, with a norm within 1 % of 1.",
+    ),
+    _gauge("hebbian_kernel_norm", "", ("layer", "kernels"), "Norms of the kernels.", "mean"),
+    _gauge(
+        "hebbian_learning_rate", "", ("layer", "kernels"),
+        "Learning rates in force, before neuromodulation.", "mean",
+    ),
+)  # fmt: skip
+
 _SERVICE = (
     _counter("checkpoints", "checkpoints", (), "Checkpoints written."),
     _counter("checkpoint_failures", "checkpoints", (), "Checkpoints that could not be written."),
@@ -289,4 +307,4 @@ _SERVICE = (
 )  # fmt: skip
 
 #: all metrics, in the order of the documentation
-METRICS: tuple[Metric, ...] = (*_STREAM, *_BUFFER, *_PRODUCERS, *_TRAINING, *_SERVICE)
+METRICS: tuple[Metric, ...] = (*_STREAM, *_BUFFER, *_PRODUCERS, *_TRAINING, *_HEBBIAN, *_SERVICE)

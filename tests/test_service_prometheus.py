@@ -41,6 +41,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         strategies=STRATEGIES,  # type: ignore[arg-type]
         hooks=[{"on": "checkpoint", "shell": "true"}],  # type: ignore[arg-type]
         detection=[{"name": "page_hinkley"}],  # type: ignore[arg-type]
+        model={"name": "hebbian", "options": {"blocks": [{"kernels": 16}]}},
     )
     with Daemon(directory, sections) as daemon:
         yield daemon.start()

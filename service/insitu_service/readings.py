@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from insitu import __version__
+from insitu.analysis.hebbian_layers import hebbian_figures
 from insitu.metrics import OTHER
 from insitu_service.collector import Reading
 from insitu_service.compose import Service
@@ -35,6 +36,7 @@ class Readings:
         yield from self._producers()
         yield from self._steps()
         yield from self._newest_step()
+        yield from self._hebbian()
         yield from self._tasks()
         yield from self._checkpoints()
         yield from self._hooks()
@@ -140,6 +142,17 @@ class Readings:
         norm = number(self._service.tally.gradient_norm)
         if norm is not None:
             yield _gauge("gradient_norm", norm)
+
+    def _hebbian(self) -> Iterator[Reading]:
+        for layer, found in hebbian_figures(self._service.trainer.module).items():
+            yield _counter("hebbian_updates", found.updates, layer)
+            yield _gauge("hebbian_plastic", float(found.plastic), layer)
+            yield _gauge("hebbian_kernels", found.kernels, layer)
+            yield _gauge("hebbian_converged_kernels", found.converged, layer)
+            for share, value in found.norms.items():
+                yield _gauge("hebbian_kernel_norm", value, layer, str(share))
+            for share, value in found.learning_rates.items():
+                yield _gauge("hebbian_learning_rate", value, layer, str(share))
 
     def _tasks(self) -> Iterator[Reading]:
         picture = self._service.examiner.picture
