@@ -3,11 +3,13 @@
 On a CPU these passes over activations are what a Hebbian step costs beside its two convolutions, so
 they take a few rows at a time, which stay in the cache, and write in place. `argmax` and `softmax`
 along a strided axis are three to ten times slower there than the vectorised maxima that replace
-them. Other devices and half precision take the plain operators; the results are the same.
+them. Other devices and half precision take the plain operators; up to shares of 1e-30 the results
+are the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +17,9 @@ from torch import Tensor
 
 #: values that are worked on at once: what a core's cache holds
 _VALUES_AT_ONCE = 1 << 19
+#: 2 to it is about 1e-30: smaller shares change no sum, but powers that underflow take a CPU ten
+#: times as long, and large first weights make that most of all values
+_LEAST_EXPONENT = -100.0
 
 
 def one_hot(potentials: Tensor) -> Tensor:
@@ -96,11 +101,6 @@ def _first_zero(gaps: Tensor) -> Tensor:
 
 def _soften(gaps: Tensor, inverse_temperature: float) -> None:
     """softmax(t gaps) in place, where the largest gap is 0."""
-    if inverse_temperature != 1.0:
-        gaps.mul_(inverse_temperature)
-    by_place = gaps.movedim(1, -1)
-    if by_place.is_contiguous():  # channels_last, or no places at all
-        torch.softmax(by_place, dim=-1, out=by_place)
-        return
-    gaps.exp_()
+    gaps.mul_(inverse_temperature / math.log(2.0)).clamp_(min=_LEAST_EXPONENT)
+    gaps.exp2_()  # a quarter of the time of exp
     gaps.mul_(gaps.sum(dim=1, keepdim=True).reciprocal_())
