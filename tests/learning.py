@@ -46,6 +46,7 @@ OBJECTIVES: dict[str, tuple[Schema, dict[str, Any]]] = {
         LABELLED,
         {"classes": CLASSES, "features": 5, "projection": 3, "temperature": 0.5},
     ),
+    "task_heads": (LABELLED, {"heads": 3, "classes": CLASSES, "features": 5}),
     "density": (Schema.of({"x": ("float32", (INPUTS,))}), {}),
 }
 

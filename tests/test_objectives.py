@@ -65,6 +65,10 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"target": "label", "classes": 4, "features": 5, "train_features": True},
         {"target": "label", "classes": 4, "features": 5, "expand": 9, "train_features": True},
     ],
+    "task_heads": [
+        {"target": "label", "heads": 3, "classes": 4, "features": 5},
+        {"target": "label", "heads": 2, "classes": 4, "features": 5, "choice": "nearest_mean"},
+    ],
     "density": [{"input": "x", "condition": "number"}, {"input": "parameters"}],
     "regress": [
         {"input": "parameters", "target": "x"},

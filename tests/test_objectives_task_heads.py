@@ -1,0 +1,193 @@
+"""One head a task: each equals a linear head of its own, and each choice its definition."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from insitu.batch import Batch
+from insitu.objectives.classify import Classify
+from insitu.objectives.task_heads import TaskHeads
+from insitu.schema import Schema
+from insitu.trainer import Trainer
+from learning import assert_same, copied, generator
+
+FEATURES, CLASSES = 3, 6
+SCHEMA = Schema.of({"x": ("float32", (FEATURES,)), "y": ("int64", ())})
+
+
+def batch_of(labels: list[int], seed: int = 0, *, task: int = 0) -> Batch:
+    x = torch.randn(len(labels), FEATURES, generator=generator(seed))
+    return Batch.of({"x": x, "y": torch.tensor(labels)}, task=task)
+
+
+def heads_of(count: int = 3, **options: Any) -> tuple[TaskHeads, nn.Module, Trainer]:
+    objective = TaskHeads(SCHEMA, heads=count, classes=CLASSES, features=FEATURES, **options)
+    torch.manual_seed(1)
+    network = objective.network(nn.Identity())
+    trainer = Trainer(network, objective, torch.optim.SGD(network.parameters(), lr=0.3))
+    return objective, network, trainer
+
+
+#: which classes come in which task; the last two share one
+TASKS = ([1, 2], [4, 5], [5, 0])
+
+
+def learn(trainer: Trainer, steps: int = 12) -> list[Batch]:
+    batches = []
+    for step in range(steps):
+        task = step % 3
+        one, other = TASKS[task]
+        batch = batch_of([one, other, other, one], step, task=task)
+        offset = 4.0 * nn.functional.one_hot(torch.tensor(task), FEATURES)
+        batch = batch.with_fields({**batch.fields, "x": batch.fields["x"] + offset})
+        trainer.step(batch)
+        batches.append(batch)
+    return batches
+
+
+def test_it_equals_a_linear_head_for_every_task_over_the_classes_that_it_saw() -> None:
+    _, network, trainer = heads_of()
+    weight = network.get_submodule("heads").weight.data.view(3, CLASSES, FEATURES)
+    bias = network.get_submodule("heads").bias.data.view(3, CLASSES)
+    trainers = []
+    for task, classes in enumerate(TASKS):
+        head = nn.Linear(FEATURES, 2)
+        head.weight.data = weight[task, classes].clone()
+        head.bias.data = bias[task, classes].clone()
+        objective = Classify(SCHEMA, classes=2)
+        trainers.append(Trainer(head, objective, torch.optim.SGD(head.parameters(), lr=0.3)))
+    for step in range(12):
+        task = step % 3
+        one, other = TASKS[task]
+        mine = batch_of([one, other, other, one], step, task=task)
+        alone = batch_of([0, 1, 1, 0], step)
+        report, wanted = trainer.step(mine), trainers[task].step(alone)
+        torch.testing.assert_close(report.losses, wanted.losses)
+        assert report.scores["accuracy_given_head"] == wanted.scores["accuracy"]
+    for task, (classes, alone_trainer) in enumerate(zip(TASKS, trainers, strict=True)):
+        torch.testing.assert_close(weight[task, classes], alone_trainer.module.weight)
+
+
+def expected_choice(choice: str, trainer: Trainer, batches: list[Batch], asked: Tensor) -> Tensor:
+    """(rows, heads) by the page, of a trainer whose objective forgets nothing (decay 1)."""
+    heads = trainer.module.get_submodule("heads")
+    with torch.no_grad():
+        logits = heads(asked).view(len(asked), 3, CLASSES)
+    found = torch.empty(len(asked), 3)
+    for row in range(len(asked)):
+        for head, classes in enumerate(TASKS):
+            own = logits[row, head, classes]
+            if choice == "maximum_logit":
+                found[row, head] = own.max()
+            else:
+                means = [
+                    torch.cat([b.fields["x"][b.fields["y"] == c] for b in batches[head::3]]).mean(0)
+                    for c in classes
+                ]
+                found[row, head] = -min((asked[row] - m).square().sum().item() for m in means)
+    return found
+
+
+@pytest.mark.parametrize("choice", ["maximum_logit", "nearest_mean"])
+@pytest.mark.parametrize("choose_for", ["row", "set"])
+def test_heads_are_chosen_by_the_page(choice: Any, choose_for: Any) -> None:
+    objective, network, trainer = heads_of(choice=choice, choose_for=choose_for, decay=1.0)
+    batches = learn(trainer)
+    asked = batch_of([4, 5, 4, 5, 5], 77, task=1)
+    asked = asked.with_fields({**asked.fields, "x": asked.fields["x"] + torch.tensor([0, 4.0, 0])})
+    wanted = expected_choice(choice, trainer, batches, asked.fields["x"])
+    outputs = objective.predict(network, asked)
+    torch.testing.assert_close(outputs[:, -3:].detach(), wanted, rtol=1e-4, atol=1e-4)
+    by_row, by_set = wanted.argmax(1), wanted.mean(0).argmax().expand(5)
+    logits = outputs[:, FEATURES:-3].view(5, 3, CLASSES)
+    scores = objective.scores(outputs, asked)
+    for name, heads in (("accuracy_by_row", by_row), ("accuracy_by_set", by_set)):
+        hits = 0
+        for row in range(5):
+            classes = TASKS[int(heads[row])]
+            best = classes[int(logits[row, heads[row], classes].argmax())]
+            hits += best == int(asked.fields["y"][row])
+        assert scores[name].item() == pytest.approx(hits / 5)
+    assert scores["accuracy"] == scores[f"accuracy_by_{choose_for}"]
+    assert scores["head_found"].item() == pytest.approx((by_row == 1).float().mean().item())
+
+
+def test_energies_are_calibrated_by_the_rows_of_their_head() -> None:
+    objective, network, trainer = heads_of(choice="energy", decay=0.9)
+    means, squares, counted = [0.0] * 3, [0.0] * 3, [False] * 3
+    for step in range(9):
+        task = step % 3
+        batch = batch_of([*TASKS[task], TASKS[task][0]], step, task=task)
+        with torch.no_grad():
+            logits = network.get_submodule("heads")(batch.fields["x"]).view(3, 3, CLASSES)
+        energies = logits[:, task, TASKS[task]].logsumexp(1).tolist()
+        mean, square = sum(energies) / 3, sum(e * e for e in energies) / 3
+        share = 1 - 0.9**3 if counted[task] else 1.0
+        means[task] += share * (mean - means[task])
+        squares[task] += share * (square - squares[task])
+        counted[task] = True
+        trainer.step(batch)
+    asked = batch_of([1], 50)
+    outputs = objective.predict(network, asked)
+    logits = outputs[:, FEATURES:-3].view(3, CLASSES)
+    for head in range(3):
+        energy = logits[head, TASKS[head]].logsumexp(0).item()
+        deviation = math.sqrt(squares[head] - means[head] ** 2) + 1e-6
+        wanted = (energy - means[head]) / deviation
+        assert outputs[0, head - 3].item() == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+
+
+def test_a_class_that_two_heads_know_is_right_by_either() -> None:
+    objective, _, trainer = heads_of(choice="maximum_logit")
+    learn(trainer)
+    logits = torch.full((1, 3, CLASSES), -5.0)
+    logits[0, 2, 5] = 9.0  # the head of the third task says class 5
+    outputs = torch.cat((torch.zeros(1, FEATURES), logits.flatten(1), torch.eye(3)[2:]), dim=1)
+    scores = objective.scores(outputs, batch_of([5], task=1))
+    assert scores["accuracy"] == 1.0
+    assert scores["head_found"] == 0.0
+
+
+@pytest.mark.parametrize("choice", ["maximum_logit", "energy", "nearest_mean"])
+def test_a_head_that_was_never_trained_is_not_chosen(choice: Any) -> None:
+    objective, network, trainer = heads_of(choice=choice)
+    for step in range(4):
+        trainer.step(batch_of([1, 2], step, task=0))
+    outputs = objective.predict(network, batch_of([4, 5], 9, task=1))
+    assert torch.isneginf(outputs[:, -2:]).all()
+    assert torch.isfinite(outputs[:, -3]).all()
+
+
+def test_scores_are_those_before_the_update_whenever_they_are_read() -> None:
+    _, _, trainer = heads_of(choice="nearest_mean")
+    learn(trainer, 6)
+    _, _, other = heads_of(choice="nearest_mean")
+    other.load_state_dict(copied(trainer.state_dict()))
+    batch = batch_of([1, 2, 2], 40, task=0)
+    before = other.criterion.outputs(batch)
+    late = trainer.step(batch).scores
+    assert late["accuracy"] == other.objective.scores(before, batch)["accuracy"]
+
+
+def test_a_resumed_run_is_bit_identical() -> None:
+    _, _, first = heads_of()
+    learn(first)
+    _, _, second = heads_of()
+    second.load_state_dict(copied(first.state_dict()))
+    for trainer in (first, second):
+        learn(trainer)
+    assert_same(copied(first.state_dict()), copied(second.state_dict()))
+
+
+def test_the_task_known_every_row_is_answered_by_its_head() -> None:
+    objective, network, trainer = heads_of(choice="given")
+    learn(trainer)
+    batch = batch_of([4, 5, 5], 3, task=1)
+    scores = objective.scores(objective.predict(network, batch), batch)
+    assert scores["accuracy"] == scores["accuracy_given_head"] == scores["accuracy_by_set"]
+    assert scores["head_found"] == 1.0
