@@ -131,12 +131,12 @@ class HebbianLayer(nn.Module, ABC):
         activities = self.rule.activities(potentials, labels)
         self._find_direction(activities, prepared, potentials)
         peak = torch.maximum(self.direction.amax(), -self.direction.amin())
-        usable = torch.isfinite(peak) & (peak > 0.0)
-        self.scale.copy_(torch.where(usable, 1.0 / (peak + 1e-30), 0.0))
+        # 0 where the peak is 0, infinite or NaN
+        self.scale.copy_(torch.where(peak > 0.0, (peak + 1e-30).reciprocal_(), 0.0))
         # else 0 times NaN would enter the weights
         if not self.direction.is_cpu or torch.compiler.is_compiling():
             self.direction.nan_to_num_(0.0, 0.0, 0.0)
-        elif not usable:  # on a CPU looking costs nothing, and a pass over large weights does
+        elif not self.scale:  # on a CPU looking costs nothing, and a pass over large weights does
             self.direction.zero_()
 
     def _decay(self, activities: Tensor, potentials: Tensor) -> Tensor:

@@ -67,8 +67,10 @@ def _argmax(potentials: Tensor) -> Tensor:
 
 
 def _in_pieces(potentials: Tensor) -> bool:
-    # below float32 the numbers of the kernels would not be exact
-    return potentials.is_cpu and potentials.dtype in (torch.float32, torch.float64)
+    # without places the plain operators are as fast; below float32 the numbers of the kernels
+    # would not be exact
+    exact = potentials.dtype in (torch.float32, torch.float64)
+    return potentials.is_cpu and potentials.dim() > 2 and exact
 
 
 def _by_pieces(potentials: Tensor, fill: Callable[[Tensor, Tensor], None]) -> Tensor:
