@@ -117,7 +117,8 @@ class HebbianConvolution(HebbianLayer):
         correlation = self._correlate(activities, prepared)
         if self.rule.decay == "potential" and self.weight.numel() < potentials.numel():
             # sum of y u = <w, G>, and the weights are the smaller
-            decay = (correlation * self.weight).flatten(1).sum(dim=1).view(self._per_kernel)
+            fan_in = tuple(range(1, self.weight.dim()))
+            decay = (correlation * self.weight).sum(dim=fan_in, keepdim=True)
         else:
             decay = self._decay(activities, potentials)
         torch.addcmul(correlation, self.weight, decay, value=-1.0, out=self.direction)

@@ -142,7 +142,7 @@ class HebbianLayer(nn.Module, ABC):
     def _decay(self, activities: Tensor, potentials: Tensor) -> Tensor:
         """(kernels, 1, ...) what the weights are pulled back by, from the activities."""
         pulled = activities if self.rule.decay == "activity" else activities * potentials
-        return pulled.transpose(0, 1).flatten(1).sum(dim=1).view(self._per_kernel)
+        return pulled.sum(dim=(0, *range(2, pulled.dim()))).view(self._per_kernel)
 
     @property
     def _per_kernel(self) -> tuple[int, ...]:
@@ -171,7 +171,8 @@ class HebbianLayer(nn.Module, ABC):
     def refresh(self) -> None:
         """Norms and learning rates from the weights; whoever changes weights by hand calls it."""
         with torch.no_grad():
-            torch.linalg.vector_norm(self.weight.flatten(1), dim=1, out=self.norms)
+            fan_in = tuple(range(1, self.weight.dim()))
+            torch.linalg.vector_norm(self.weight, dim=fan_in, out=self.norms)
             self.learning_rates_in_force.copy_(self.learning_rates(self.norms, self.updates))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
