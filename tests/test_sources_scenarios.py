@@ -102,6 +102,39 @@ def test_class_incremental_tasks_share_no_class(tasks: int, shuffle: bool, seed:
         assert [min(group) for group in classes.values()] == list(range(0, 10, CLASSES // tasks))
 
 
+@given(
+    tasks=st.integers(1, 8),
+    per_task=st.integers(1, 4),
+    repeat=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=20)
+def test_drawn_classes_come_back_and_no_image_does(
+    tasks: int, per_task: int, repeat: bool, seed: int
+) -> None:
+    options: dict[str, Any] = {"tasks": tasks, "classes_per_task": per_task, "repeat": repeat}
+    if not repeat and tasks * per_task > CLASSES:
+        with pytest.raises(OperatorError, match="without repetition"):
+            stream_of("drawn_classes", seed=seed, **options)
+        return
+    stream = stream_of("drawn_classes", seed=seed, **options)
+    trained: dict[str, list[int]] = {task: [] for task in stream.tasks}
+    classes: dict[str, set[int]] = {task: set() for task in stream.tasks}
+    asked: dict[str, set[int]] = {task: set() for task in stream.tasks}
+    for push in stream:
+        labels = {int(label) for label in push.fields["y"]}
+        (asked if push.evaluate else classes)[push.task].update(labels)
+        if not push.evaluate:
+            trained[push.task].extend(numbers(push))
+    assert asked == classes
+    assert {len(group) for group in classes.values()} == {per_task}
+    together = [number for group in trained.values() for number in group]
+    used = set().union(*classes.values())
+    assert len(together) == len(set(together)) == PER_CLASS * len(used)
+    if not repeat:
+        assert len(used) == tasks * per_task
+
+
 @pytest.mark.parametrize("scenario", ["domain_incremental", "task_incremental"])
 def test_labels_within_the_task_tell_even_from_odd(scenario: str) -> None:
     stream = stream_of(scenario, tasks=5)
