@@ -10,7 +10,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from insitu_service.bench import checkpoint, detection, idle, ingest, replay, training
+from insitu_service.bench import (
+    checkpoint,
+    detection,
+    hebbian,
+    idle,
+    ingest,
+    replay,
+    strategies,
+    training,
+)
 from insitu_service.bench.comparison import Comparison, print_table
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(900)]
@@ -31,8 +40,16 @@ def test_training_beside_a_saturating_producer() -> None:
     held("training", training.measure(rounds=5, seconds=4.0))
 
 
+def test_a_hebbian_network_beside_a_saturating_producer() -> None:
+    held("hebbian", hebbian.measure(rounds=5, seconds=4.0))
+
+
 def test_replay() -> None:
     held("replay", replay.measure(rounds=7))
+
+
+def test_steps_of_strategies() -> None:
+    held("strategies", strategies.measure(rounds=15))
 
 
 def test_checkpoint() -> None:
