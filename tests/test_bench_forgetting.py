@@ -300,3 +300,32 @@ def test_the_command_line_is_the_setup() -> None:
     assert (setup.batch, setup.memory, setup.lr) == (5, 7, 0.2)
     assert setup.options == {"replay": {"warm_up_samples": 3}}
     assert setup.stream_options == {"data": "there"}
+
+
+def test_what_the_command_line_leaves_open_suits_the_stream() -> None:
+    setup = setup_of(parser().parse_args([]))
+    assert (setup.memory, setup.memory_policy, setup.batch) == (100, "class_balanced", 10)
+    assert (setup.updates, setup.replayed, setup.model_options) == (5, 50, {"layer_norm": True})
+    words = "--batch 4 --updates 1 --model mlp --model-option hidden=[8]"
+    given = setup_of(parser().parse_args(words.split()))
+    assert (given.replayed, given.updates, given.model_options) == (20, 1, {"hidden": [8]})
+    words = "--stream eight_gaussians --batch 4"
+    density = setup_of(parser().parse_args(words.split()))
+    assert (density.memory, density.replayed, density.model) == (4096, 12, "")
+    other = setup_of(parser().parse_args(["--stream", "drifting_gray_scott"]))
+    assert (other.updates, other.replayed, other.memory_policy) == (1, 10, "reservoir")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "words", "least"),
+    [
+        ("class_incremental", "replay", 0.88),
+        ("class_incremental", "gem", 0.85),
+        ("domain_incremental", "replay", 0.91),
+    ],
+)
+def test_the_defaults_keep_what_was_learned(scenario: str, words: str, least: float) -> None:
+    """On a seed that the figures in forgetting.md are not told of."""
+    arguments = ["--stream", f"digits/{scenario}", "--threads", "1", "--device", "cpu"]
+    found = run(words, seed=10, setup=setup_of(parser().parse_args(arguments)))
+    assert found.figures()["average"] > least

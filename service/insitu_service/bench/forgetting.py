@@ -28,6 +28,7 @@ from insitu_producers.sources.catalogue import open_stream, stream_names
 from insitu_producers.sources.feed import need_extra
 from insitu_producers.sources.options import read_words
 from insitu_producers.sources.task_stream import TaskStream
+from insitu_service.bench.forgetting_recommended import recommended
 from insitu_service.bench.forgetting_result import RunResult, by_variant, summary
 from insitu_service.bench.forgetting_run import run_here
 from insitu_service.bench.forgetting_setup import Setup
@@ -147,14 +148,17 @@ def parser() -> argparse.ArgumentParser:
     add("--strategies", default="naive,replay,joint", help="A,B+C,FILE.yaml")
     add("--seeds", type=int, default=5, help="runs of each, seeds 0, 1, ...")
     add("--first-seed", type=int, default=0, help="to choose settings on other seeds than to tell")
-    add("--memory", type=int, default=100, help="samples that a strategy may remember")
-    add("--memory-policy", default="reservoir", help="which ones")
-    add("--batch", type=int, default=10, help="fresh samples of a step")
-    add("--replayed", type=int, default=None, help="remembered samples of a step; else as --batch")
-    add("--updates", type=int, default=1, help="updates on every batch")
-    add("--optimizer", default="", help="a class of torch.optim; else SGD, or Adam without classes")
-    add("--lr", type=float, default=None, help="learning rate; else 0.05, or 0.001 without classes")
-    add("--model", default="", help="a model by name; else what fits the stream")
+    suits = made.add_argument_group(
+        "left out: what suits the stream, see forgetting.md"
+    ).add_argument
+    suits("--memory", type=int, help="samples that a strategy may remember")
+    suits("--memory-policy", help="which ones")
+    suits("--batch", type=int, help="fresh samples of a step")
+    suits("--replayed", type=int, help="remembered samples of a step")
+    suits("--updates", type=int, help="updates on every batch")
+    suits("--optimizer", help="a class of torch.optim")
+    suits("--lr", type=float, help="learning rate")
+    suits("--model", help="a model by name")
     add("--model-option", action="append", default=[], metavar="NAME=VALUE", help="of the model")
     add("--option", action="append", default=[], metavar="STRATEGY.NAME=VALUE", help="of one")
     add("--set", action="append", default=[], metavar="SETTING=VALUE", help="as of insitu serve")
@@ -188,16 +192,28 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
     between = arguments.probes_between
     if between is not None and between < 1:
         raise OperatorError(f"--probes-between is {between}", allowed="1 or more")
-    same = ("memory", "memory_policy", "batch", "replayed", "updates", "optimizer", "lr", "model")
     rest = ("evaluate_every", "probes_between", "threads", "device")
     return Setup(
         stream=arguments.stream,
         stream_options=stream_options,
-        model_options=_as_yaml(read_words(arguments.model_option)),
+        **_filled(arguments),
         options=options,
         settings=tuple(arguments.set),
-        **{name: getattr(arguments, name) for name in (*same, *rest)},
+        **{name: getattr(arguments, name) for name in rest},
     )
+
+
+def _filled(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says, and what suits the stream where it says nothing."""
+    suits = recommended(arguments.stream)
+    names = ("memory", "memory_policy", "batch", "updates", "optimizer", "lr", "model")
+    given = {name: getattr(arguments, name) for name in (*names, "replayed")}
+    filled = {name: getattr(suits, name) for name in names}
+    filled.update({name: value for name, value in given.items() if value is not None})
+    filled.setdefault("replayed", suits.replayed_per_fresh * filled["batch"])
+    model_options = {} if given["model"] else dict(suits.model_options)
+    model_options |= _as_yaml(read_words(arguments.model_option))
+    return {**filled, "model_options": model_options}
 
 
 def _as_yaml(words: Mapping[str, str]) -> dict[str, Any]:
@@ -247,7 +263,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     # whole, also where standard output is a file or a narrow terminal
-    wide = Console(width=max(console.width, 150), soft_wrap=True)
+    wide = Console(width=max(console.width, 180), soft_wrap=True)
     wide.print(table(runs, f"{setup.stream}, {arguments.seeds} seeds"))
     tell(f"{time.monotonic() - began:.0f} s; all figures and pictures: {arguments.output}")
     return 0
