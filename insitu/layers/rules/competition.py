@@ -36,7 +36,7 @@ def soft_shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
 
     def fill(part: Tensor, shares: Tensor) -> None:
         torch.sub(part, part.amax(dim=1, keepdim=True), out=shares)
-        _soften(shares, inverse_temperature)
+        shares.mul_(_raise(shares, inverse_temperature))
 
     return _by_pieces(potentials, fill)
 
@@ -45,21 +45,18 @@ def signed_shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
     """+softmax(t u) for the winner of each place, -softmax(t u) for all others."""
     if not _in_pieces(potentials):
         shares = torch.softmax(potentials * inverse_temperature, dim=1)
-        return _turn_losers(shares, _argmax(potentials))
+        winner = _argmax(potentials)
+        share = shares.gather(1, winner)
+        return shares.neg_().scatter_(1, winner, share)
 
     def fill(part: Tensor, shares: Tensor) -> None:
         torch.sub(part, part.amax(dim=1, keepdim=True), out=shares)
         winner = _first_zero(shares)
-        _soften(shares, inverse_temperature)
-        _turn_losers(shares, winner)
+        scale = _raise(shares, inverse_temperature)
+        # 2 onehot s - s, without a product of this size; the winner's share is the scale itself
+        shares.mul_(-scale).scatter_(1, winner, scale)
 
     return _by_pieces(potentials, fill)
-
-
-def _turn_losers(shares: Tensor, winner: Tensor) -> Tensor:
-    """2 onehot s - s in place, without a product of this size."""
-    share = shares.gather(1, winner)
-    return shares.neg_().scatter_(1, winner, share)
 
 
 def _argmax(potentials: Tensor) -> Tensor:
@@ -101,8 +98,8 @@ def _first_zero(gaps: Tensor) -> Tensor:
     return largest.sub_(kernels).neg_().nan_to_num_(0.0).clamp_(0, kernels - 1).long()
 
 
-def _soften(gaps: Tensor, inverse_temperature: float) -> None:
-    """softmax(t gaps) in place, where the largest gap is 0."""
+def _raise(gaps: Tensor, inverse_temperature: float) -> Tensor:
+    """exp(t gaps) in place, where the largest gap is 0; given back is what makes them sum to 1."""
     gaps.mul_(inverse_temperature / math.log(2.0)).clamp_(min=_LEAST_EXPONENT)
     gaps.exp2_()  # a quarter of the time of exp
-    gaps.mul_(gaps.sum(dim=1, keepdim=True).reciprocal_())
+    return gaps.sum(dim=1, keepdim=True).reciprocal_()
