@@ -59,3 +59,18 @@ def test_a_directory_that_cannot_be_made_is_refused_at_start(tmp_path: Path) -> 
     wrong = _config(tmp_path, placement="disk", directory=str(tmp_path / "file"))
     with pytest.raises(InsituError, match=r"cannot be made.*memory\.directory"):
         build_trainer(wrong, _CPU)
+
+
+def test_tasks_behind_a_boundary_have_their_own_names_and_gem_tells_what_it_remembers(
+    tmp_path: Path,
+) -> None:
+    strategies = [{"name": "gem", "options": {"capacity_samples": 40, "most_tasks": 4}}]
+    trainer = build_trainer(check_config(config(tmp_path, strategies=strategies)), _CPU)  # type: ignore[arg-type]
+    assert memory_fill(trainer, ["flow"], []) is None
+    for _ in range(2):
+        trainer.step(Batch.of({"x": torch.randn(8, 6), "y": torch.tensor([0, 1] * 4)}))
+        trainer.declare_boundary()
+    fill = memory_fill(trainer, ["flow"], ["rank-0"])
+    assert fill is not None
+    assert fill["by_task"] == {"flow": 8, "flow#2": 8}
+    assert (fill["samples"], fill["by_class"]) == (16, {"0": 8, "1": 8})

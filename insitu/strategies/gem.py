@@ -48,6 +48,7 @@ from insitu.batch import Batch, Column
 from insitu.criterion import Criterion
 from insitu.errors import OperatorError
 from insitu.memory.reservoir import Reservoir
+from insitu.memory.store import SampleStore
 from insitu.strategies.base import Observation, Strategy, check_state_keys
 from insitu.strategies.gradient_stack import GradientStack, Per
 from insitu.strategies.half_space import gradients_of
@@ -197,7 +198,15 @@ class GEM(Strategy):
         self._memories[task].add(rows, losses)
 
     def _reservoir(self) -> Reservoir:
-        return Reservoir(self._samples_per_task, self._device, self._generator)
+        memory = Reservoir(self._samples_per_task, self._device, self._generator)
+        labels = self._criterion.objective.labels
+        memory.keep_in(SampleStore(self._samples_per_task, self._device, labels=labels))
+        return memory
+
+    @property
+    def memories(self) -> list[Reservoir]:
+        """Those of all tasks so far; any thread may ask."""
+        return list(self._memories.values())
 
     def metrics(self) -> Mapping[str, Tensor | float]:
         return {

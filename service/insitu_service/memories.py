@@ -62,8 +62,10 @@ def build_store(
 
 
 def memories(trainer: Trainer) -> list[Memory]:
-    """Those of all strategies that have one."""
-    found = (getattr(part, "memory", None) for part in trainer.strategies.values())
+    """Those of all strategies that have one, or one a task (`memories`)."""
+    found: list[object] = []
+    for part in trainer.strategies.values():
+        found += getattr(part, "memories", (getattr(part, "memory", None),))
     return [memory for memory in found if isinstance(memory, Memory)]
 
 
@@ -80,7 +82,7 @@ def memory_fill(
     """All episodic memories together; None when there is none.
 
     Args:
-        tasks, producers: names by index.
+        tasks, producers: names by index, as producers gave them.
     """
     all_of_them = memories(trainer)
     if not all_of_them:
@@ -89,7 +91,7 @@ def memory_fill(
     return {
         "samples": found.samples,
         "capacity_samples": sum(memory.capacity_samples for memory in all_of_them),
-        "by_task": _named(found.by_task, tasks),
+        "by_task": _named(found.by_task, trainer.segments.names(tasks)),
         "by_class": {str(label): count for label, count in found.by_class.items()},
         "by_producer": _named(found.by_producer, producers),
         "age_seconds": {str(quantile): age for quantile, age in found.age_seconds.items()},
