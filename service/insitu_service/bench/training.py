@@ -9,19 +9,14 @@ metrics, no reports. Both use one CPU thread, so that the second core is left to
 from __future__ import annotations
 
 import argparse
-import logging
-import multiprocessing
-import threading
 import time
-from multiprocessing.synchronize import Event
 from typing import Any
 
-import numpy as np
 import torch
 
 from insitu.models.build import build_model
 from insitu_service.bench.comparison import Comparison, compare, print_table
-from insitu_service.bench.service_parts import running_ingest
+from insitu_service.bench.fed_service import FedService
 from insitu_service.heap import keep_freed_memory
 
 _FIELDS = 256
@@ -30,24 +25,6 @@ _BATCH_SAMPLES = 32
 _REPLAYED_SAMPLES = 32
 #: step of the bare loop in seconds -> least share of its steps per second
 TARGETS = {1e-3: 0.85, 5e-3: 0.95}
-
-
-def _push(endpoint: str, stop: Event) -> None:
-    from insitu_producers import Producer
-
-    generator = np.random.default_rng(0)
-    x = generator.random((64, _FIELDS), np.float32)
-    y = generator.integers(0, _CLASSES, 64)
-    logging.getLogger("insitu.producer").setLevel(logging.CRITICAL)  # it is left behind on purpose
-    with Producer(
-        endpoint,
-        stream="bench",
-        producer_id="bench",
-        linger_seconds=0,
-        block_timeout_seconds=0.5,
-    ) as producer:
-        while not stop.is_set():
-            producer.push({"x": x, "y": y})
 
 
 class BareLoop:
@@ -87,37 +64,6 @@ def width_for(step_seconds: float) -> int:
     return width
 
 
-class ServiceLoop:
-    """The measured: a composed service, its learner in a thread, fed by a producer process."""
-
-    def __init__(self, width: int) -> None:
-        self._config = _config(width)
-
-    def steps_per_second(self, seconds: float) -> float:
-        spawn = multiprocessing.get_context("spawn")
-        stop = spawn.Event()
-        with running_ingest(self._config) as service:
-            learner = threading.Thread(target=service.learner.run, name="learner", daemon=True)
-            child = spawn.Process(target=_push, args=(service.ingest.endpoints[0], stop))
-            child.start()
-            learner.start()
-            tally = service.tally
-            _wait(lambda: tally.steps > 50)
-            began, steps = time.perf_counter(), tally.steps
-            time.sleep(seconds)
-            rate = (tally.steps - steps) / (time.perf_counter() - began)
-            service.commands.post("stop", {"drain": False})
-            learner.join()
-            stop.set()
-            child.join()
-        return rate
-
-
-def _wait(condition: Any) -> None:
-    while not condition():
-        time.sleep(0.01)
-
-
 def _config(width: int) -> dict[str, Any]:
     memory = {"name": "reservoir", "capacity_samples": 10_000}
     return {
@@ -147,7 +93,8 @@ def measure(rounds: int, seconds: float) -> list[Comparison]:
     comparisons = []
     for step_seconds, target in TARGETS.items():
         width = width_for(step_seconds)
-        bare, service = BareLoop(width), ServiceLoop(width)
+        bare = BareLoop(width)
+        service = FedService(_config(width), shape=(_FIELDS,), classes=_CLASSES, rows=64)
         floors, ours = [], []
         for _ in range(rounds):
             floors.append(bare.steps_per_second(seconds))
