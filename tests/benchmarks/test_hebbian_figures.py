@@ -15,12 +15,13 @@ to ten other processes competed for the caches; channels first and last):
     3 -> 96, k5, 32 x 32       2.14   1.72   target 1.5,  missed
     linear 784 -> 2000         1.86          target 1.5,  missed
 
-Two threads and a quiet machine have not been measured. What was tried and did not help: working on
-fewer or more values at once (2^16 to 2^24: 5 % at most); the competition compiled by inductor, which
-took as long as the eager one; weights in blocks of rows that fit a core's cache; a batched product
-for <w, G>. What did: powers of two in place of exp (4 times), no powers that underflow (10 times),
-maxima in place of argmax and softmax along a strided axis (5 times), no pass over large weights
-for the division and for the guard against NaN.
+A quiet machine has not been measured; with two threads on this busy one the ratios were between 1.1
+and 5, by what else ran. What was tried and did not help: working on fewer values at once (slower)
+or more (within 2 %); the competition compiled by inductor (1.0 and 0.9 ms against 1.3 and 0.85);
+weights in blocks of rows that fit a core's cache; a batched product for <w, G>. What did: powers of
+two in place of exp (4 times), no powers that underflow (10 times), maxima in place of argmax and
+softmax along a strided axis (several times), no pass over large weights for the division and for
+the guard against NaN.
 """
 
 from __future__ import annotations
