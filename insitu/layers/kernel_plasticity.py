@@ -22,6 +22,9 @@ that importance is: a later task, in which it was held back or silent, does not 
 An importance of zero protects nothing, so a kernel that never was among the `top` stays free. With
 `spread` a kernel is as important as that share of its more important neighbour's importance, where
 neighbours are next in number.
+
+Beside what the equations need, for those who look: the largest a_j of the task, the mean of
+gain_j a_j, which is how far the kernel went, and of the last task that ended what it came to.
 """
 
 from __future__ import annotations
@@ -42,6 +45,12 @@ Mode = Annotated[
         "slows every kernel by its importance, lock stops protected kernels, off changes nothing"
     ),
 ]
+
+#: what is counted in a task and begins anew with the next
+_OF_THE_TASK = ("change_mean", "change_squares", "change_largest", "moved_mean", "hits")
+_COUNTS = ("steps", "images")
+#: what they came to in the last task, for those who look
+_OF_THE_LAST_TASK = ("last_share", "last_change_mean", "last_change_largest", "last_moved_mean")
 
 
 class KernelPlasticity(nn.Module):
@@ -70,11 +79,17 @@ class KernelPlasticity(nn.Module):
     steps: Tensor
     change_mean: Tensor
     change_squares: Tensor
+    change_largest: Tensor
+    moved_mean: Tensor
     hits: Tensor
     images: Tensor
     importance: Tensor
     theta: Tensor
     protected: Tensor
+    last_share: Tensor
+    last_change_mean: Tensor
+    last_change_largest: Tensor
+    last_moved_mean: Tensor
     change: Tensor
     moved: Tensor
     seen_hits: Tensor
@@ -111,10 +126,10 @@ class KernelPlasticity(nn.Module):
         self.deviations, self.strength = deviations, strength
         self.retention, self.spread, self.top = retention, spread, top
         like = layer.norms
-        for name in ("change_mean", "change_squares", "hits", "importance", "theta"):
+        for name in (*_OF_THE_TASK, "importance", "theta", *_OF_THE_LAST_TASK):
             self.register_buffer(name, torch.zeros_like(like))
         self.register_buffer("protected", torch.zeros_like(like, dtype=torch.bool))
-        for name in ("steps", "images"):
+        for name in _COUNTS:
             self.register_buffer(name, torch.zeros((), dtype=like.dtype, device=like.device))
         # of the step that is under way
         self.register_buffer("change", torch.zeros_like(like), persistent=False)
@@ -178,6 +193,10 @@ class KernelPlasticity(nn.Module):
         apart = (self.change - self.change_mean) * self.moved
         self.change_mean += apart / self.steps.clamp_min(1.0)
         self.change_squares += apart * (self.change - self.change_mean)
+        torch.maximum(self.change_largest, self.change * self.moved, out=self.change_largest)
+        assert self.layer.gain is not None
+        apart = (self.change * self.layer.gain - self.moved_mean) * self.moved
+        self.moved_mean += apart / self.steps.clamp_min(1.0)
         self.hits += self.seen_hits
         self.images += self._seen_images
         self._seen_images = 0
@@ -199,8 +218,11 @@ class KernelPlasticity(nn.Module):
         if count:
             self.protected[ranked.topk(count).indices] = True
             self.protected &= ranked > 0.0
-        for counter in (self.change_mean, self.change_squares, self.hits, self.steps, self.images):
-            counter.zero_()
+        self.last_share.copy_(shares)
+        for name in ("change_mean", "change_largest", "moved_mean"):
+            getattr(self, f"last_{name}").copy_(getattr(self, name))
+        for name in (*_OF_THE_TASK, *_COUNTS):
+            getattr(self, name).zero_()
 
     def _spread_out(self, importance: Tensor) -> Tensor:
         if self.spread == 0.0:

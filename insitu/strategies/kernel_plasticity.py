@@ -17,7 +17,7 @@ were at the end of the first task.
 
 Costs: one pass over the directions and one over the activations of every Hebbian layer a step.
 
-Keeps: eight numbers a kernel. Constant over tasks.
+Keeps: fourteen numbers a kernel. Constant over tasks.
 
 Use it when: a network has Hebbian layers and its tasks change what they see. On easy data frozen
 or even random features forget nothing and may be as good: compare with `plastic_updates` of the
@@ -184,6 +184,8 @@ class KernelPlasticityStrategy(Strategy):
             if standardisation == "frozen"
             else []
         )
+        # for those who read a checkpoint: what the numbers in it mean
+        self._options: dict[str, Any] = {"mode": mode, "damped": damped}
         self._third = None if third_factor is None else ThirdFactor(third_factor, device)
         self._factor: Tensor | float = 1.0
         self._tasks: set[int] = set()
@@ -230,19 +232,30 @@ class KernelPlasticityStrategy(Strategy):
             "importance_mean": torch.cat([part.importance for part in parts]).mean(),
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def kernels(self) -> dict[str, Any]:
+        """What is known of the kernels, the part of the state that `insitu.analysis` shows."""
         return {
+            "options": self._options,
             "layers": {name: dict(part.state_dict()) for name, part in self.parts.items()},
-            "third_factor": None if self._third is None else self._third.state_dict(),
-            "tasks": sorted(self._tasks),
+            "gains": {name: part.layer.gain for name, part in self.parts.items()},
             "consolidations": self.consolidations,
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **self.kernels(),
+            "third_factor": None if self._third is None else self._third.state_dict(),
+            "tasks": sorted(self._tasks),
+        }
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state. Options stay as they are here: an operator may change them."""
         check_state_keys(self.name, state, self.state_dict())
         check_state_keys(f"{self.name}.layers", state["layers"], self.parts)
         for name, part in self.parts.items():
             _load(f"{self.name}.layers.{name}", part, state["layers"][name])
+            assert part.layer.gain is not None
+            part.layer.gain.copy_(state["gains"][name])
         if self._third is not None and state["third_factor"] is not None:
             self._third.load_state_dict(state["third_factor"])
         self._tasks = {int(task) for task in state["tasks"]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mutations.base import Mutation, constantly
 
 _PART = "insitu.layers.kernel_plasticity:KernelPlasticity"
@@ -18,6 +20,11 @@ MUTATIONS = {
         f"{_PART}.record", constantly(None), _TESTS
     ),
     "kernel_plasticity: nobody counts hits": Mutation(f"{_PART}.watch", constantly(None), _TESTS),
+    "kernels: nobody has a budget": Mutation(
+        "insitu.analysis.kernels:_budget",
+        lambda part, **_: part["theta"] * math.nan,
+        "tests/test_kernels.py",
+    ),
     "kernel_plasticity: the third factor is always one": Mutation(
         "insitu.strategies.third_factor:ThirdFactor.of", constantly(1.0), _TESTS
     ),
