@@ -127,14 +127,14 @@ class BlockOptions(BaseModel):
     rates: Annotated[
         Literal["adaptive", "constant", "linear"],
         Field(
-            description="eta by a kernel's norm, always eta, or down to 0 at `last_update`",
+            description="`eta` by a kernel's norm, always `eta`, or down to 0 at `last_update`",
         ),
     ] = "adaptive"
     rate_power: Annotated[
         float,
         Field(
             ge=0.0,
-            description="q of eta |norm - 1|^q, for `adaptive`",
+            description="power q of eta |norm - 1|^q, for `adaptive`",
             json_schema_extra={"unit": "power"},
         ),
     ] = 0.5

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from insitu.component import Component, catalogue
-from insitu_service.documentation_tables import table
+from insitu_service.documentation_tables import options_of, table
 
 #: how the paragraphs begin that every strategy's page must have
 PARAGRAPHS = ("Costs:", "Keeps:", "Use it when:")
@@ -60,9 +60,18 @@ def of_kind(package: str) -> Callable[[], str]:
     return lambda: "\n\n".join(_page(*item) for item in sorted(catalogue(package).items()))
 
 
+def hebbian_rules() -> str:
+    """A page for every rule of Hebbian layers, with its options."""
+    known = sorted(catalogue("insitu.layers.rules").items())
+    return "\n\n".join(
+        block for item in known for block in ("#" + _page(*item), *options_of(item[1]))
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "strategies": strategies,
     "memories": of_kind("insitu.memory"),
     "objectives": of_kind("insitu.objectives"),
     "detection": of_kind("insitu.detection"),
+    "hebbian-rules": hebbian_rules,
 }

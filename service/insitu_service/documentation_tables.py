@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from insitu.component import catalogue
+from insitu.component import Component, catalogue
 from insitu.config import Config
 from insitu.config.components import PACKAGES
 from insitu.hooks import ALERTS, COMMON_FIELDS, EVENTS
@@ -141,10 +141,14 @@ def _component_kind(kind: str, package: str) -> str:
     blocks = [f"### {package.rpartition('.')[2].capitalize()}"]
     for name, component in sorted(catalogue(package).items()):
         blocks.append(f"#### `{name}`\n\n{component.summary}")
-        rows = [_setting(option, info) for option, info in settings(component.options, "")]
-        if rows:
-            blocks.append(table(["Option", "Default", "Unit", "Allowed", "Meaning"], rows))
+        blocks += options_of(component)
     return "\n\n".join(blocks)
+
+
+def options_of(component: Component) -> list[str]:
+    """The table of a component's options; nothing where it has none."""
+    rows = [_setting(option, info) for option, info in settings(component.options, "")]
+    return [table(["Option", "Default", "Unit", "Allowed", "Meaning"], rows)] if rows else []
 
 
 def metrics() -> str:
