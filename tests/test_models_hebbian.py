@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from insitu.analysis.hebbian_layers import hebbian_figures
 from insitu.batch import Batch
 from insitu.component import catalogue
 from insitu.errors import OperatorError
@@ -109,6 +110,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "replay": {"samples_per_step": 4},
     "online_ewc": {"strength": 5.0, "fisher_samples": 10},
     "a_gem": {"reference_samples": 8},
+    "kernel_plasticity": {"top": 2},
     "mir": {"samples_per_step": 2, "candidates": 8},
 }
 
@@ -403,6 +405,31 @@ def test_frozen_blocks_stay_frozen_through_evaluation() -> None:
     assert not any(block.training for block in model.blocks)
 
 
+def test_figures_of_the_layers() -> None:
+    model = make(order="successive", plastic_updates=2)
+    update = HebbianUpdate(model)
+    model(fields(4, 0))
+    update.step()
+    first, second = (layers(model)[index] for index in (0, 1))
+    with torch.no_grad():
+        second.weight *= 1.0 / second.norms.unsqueeze(1)
+        second.weight[0] *= 1.011
+        second.weight[1] *= 1.009
+    second.refresh()
+    found = hebbian_figures(nn.ModuleDict({"net": model}))
+    assert list(found) == ["net.blocks.0.layer", "net.blocks.1.layer"]
+    one, other = found.values()
+    assert (one.kernels, one.updates, one.plastic) == (7, 1, True)
+    assert (other.kernels, other.updates, other.plastic) == (11, 0, False)
+    assert (one.converged, other.converged) == (0, 10)
+    norms = first.weight.flatten(1).norm(dim=1)
+    assert one.norms[0.0] == pytest.approx(float(norms.min()))
+    assert one.norms[0.5] == pytest.approx(float(norms.median()))
+    assert one.norms[1.0] == pytest.approx(float(norms.max()))
+    expected = 0.02 * (float(second.norms.max()) - 1.0) ** 0.5
+    assert other.learning_rates[1.0] == pytest.approx(expected, rel=1e-3)
+
+
 # --- in a trainer
 
 
@@ -451,7 +478,7 @@ def test_layers_move_once_a_step_whatever_else_runs_forward(strategy: str) -> No
         made.end_task(task)
     assert counts(made.module) == [8, 8]
     assert int(tracked.num_batches_tracked) == 8  # type: ignore[union-attr]
-    assert (len(passes) > 8) == (strategy != "replay")
+    assert (len(passes) > 8) == (strategy in ("a_gem", "mir", "online_ewc"))
     grads = [p.grad is not None for p in made.module.parameters()]
     assert grads == [p.requires_grad for p in made.module.parameters()]
 

@@ -12,6 +12,7 @@ from scipy import stats
 from insitu.errors import OperatorError
 from insitu_producers.sources import drifting_gray_scott as simulation_module
 from insitu_producers.sources import eight_gaussians as gaussians_module
+from insitu_producers.sources import gray_scott_regimes as regimes_module
 from insitu_producers.sources import images as images_module
 from insitu_producers.sources.drifting_gray_scott import drifting_gray_scott, regime_at
 from insitu_producers.sources.eight_gaussians import (
@@ -19,7 +20,8 @@ from insitu_producers.sources.eight_gaussians import (
     eight_gaussians,
     log_density,
 )
-from insitu_producers.sources.gray_scott import REGIMES
+from insitu_producers.sources.gray_scott import REGIMES, GrayScott, Regime
+from insitu_producers.sources.gray_scott_regimes import gray_scott_regimes
 from peer import Peer
 
 
@@ -121,6 +123,49 @@ def test_the_simulation_drifts_without_a_jump_between_tasks() -> None:
         drifting_gray_scott(seed=0, members=3, held_out_members=3)
 
 
+def test_regimes_come_side_by_side_each_with_its_number_and_rates() -> None:
+    """A field is that of a simulation in the regime which its number and rates name."""
+    stream = gray_scott_regimes(
+        seed=0, pushes=3, transient_steps=20, steps_per_push=5, members=3, held_out_members=1,
+        size=16,
+    )  # fmt: skip
+    pushes = [push for push in stream if not push.evaluate]
+    assert stream.training_samples == sum(push.rows for push in pushes) == 3 * 2 * len(REGIMES)
+    for push in stream:
+        y, rates = push.fields["y"], push.fields["rates"]
+        assert np.bincount(y).tolist() == [push.rows // len(REGIMES)] * len(REGIMES)
+        wanted = [(REGIMES[number].feed, REGIMES[number].kill) for number in y]
+        np.testing.assert_allclose(rates, wanted, rtol=1e-6)
+    orders = {tuple(push.fields["y"].tolist()) for push in pushes}
+    assert len(orders) == 3, "rows of a push are shuffled"
+    evaluated = {row.tobytes() for push in stream if push.evaluate for row in push.fields["x"]}
+    trained = {row.tobytes() for push in pushes for row in push.fields["x"]}
+    assert (len(evaluated), len(trained)) == (12, 24)
+    assert not evaluated & trained
+    with pytest.raises(OperatorError, match="held_out_members is 3 of 3"):
+        gray_scott_regimes(seed=0, members=3, held_out_members=3)
+    with pytest.raises(OperatorError, match="pushes is 0"):
+        gray_scott_regimes(seed=0, pushes=0)
+
+
+def test_the_number_of_a_regime_is_that_of_its_equations() -> None:
+    """Undisturbed, one Euler step under the rates that came with a field leads to the next one."""
+    stream = gray_scott_regimes(
+        seed=1, pushes=2, transient_steps=20, steps_per_push=1, members=1, held_out_members=0,
+        size=16, disturbances=0,
+    )  # fmt: skip
+    before, after = list(stream)
+    later = dict(zip(after.fields["y"].tolist(), after.fields["x"], strict=True))
+    for number, (u, v), (feed, kill) in zip(
+        before.fields["y"].tolist(), before.fields["x"], before.fields["rates"], strict=True
+    ):
+        simulated = GrayScott(np.random.default_rng(0), members=1, size=16)
+        simulated.regime = Regime("as told", feed=float(feed), kill=float(kill))
+        simulated.fields[0] = u, v
+        simulated.advance(1)
+        np.testing.assert_allclose(simulated.fields[0], later[number], atol=1e-6)
+
+
 @pytest.mark.parametrize("joint", [False, True])
 def test_the_streams_are_programs_that_push_all_they_have(joint: bool) -> None:
     more = ["--joint"] if joint else []
@@ -133,6 +178,12 @@ def test_the_streams_are_programs_that_push_all_they_have(joint: bool) -> None:
             [w for o in ("tasks=2", "pushes_per_task=2", "size=16") for w in ("--option", o)],
             32,
         ),
+        (
+            regimes_module,
+            "gray-scott-regimes",
+            [w for o in ("pushes=2", "members=2", "size=16") for w in ("--option", o)],
+            8,
+        ),
     ]
     for module, name, words, rows in programs:
         with Peer("tcp://127.0.0.1:*") as peer:
@@ -144,7 +195,9 @@ def test_the_streams_are_programs_that_push_all_they_have(joint: bool) -> None:
         assert any(data.flags & 1 for data, _ in stored.batches)
 
 
-@pytest.mark.parametrize("module", [images_module, gaussians_module, simulation_module])
+@pytest.mark.parametrize(
+    "module", [images_module, gaussians_module, simulation_module, regimes_module]
+)
 def test_wrong_options_are_told_in_one_line_and_all_are_listed(
     module: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
