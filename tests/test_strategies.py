@@ -10,6 +10,7 @@ import torch
 
 from insitu.batch import Column, SampleFlag
 from insitu.component import catalogue, find
+from insitu.criterion import Criterion
 from insitu.errors import OperatorError
 from insitu.normalisation import Normaliser
 from insitu.strategies.base import Observation, Strategy
@@ -17,6 +18,7 @@ from insitu.trainer import Trainer
 from insitu_service.documentation_pages import PARAGRAPHS, docstring, paragraph
 from learning import (
     HEBBIAN,
+    LABELLED,
     LIVELY,
     OBJECTIVES,
     Setup,
@@ -24,6 +26,7 @@ from learning import (
     copied,
     is_defined,
     make_batch,
+    make_memory,
     make_model,
     make_objective,
     make_strategy,
@@ -410,3 +413,28 @@ def test_several_updates_a_batch_are_resumed_bit_by_bit(name: str) -> None:
     second.load_state_dict(copied(first.state_dict()))
     assert run(first, objective, range(2, 4)) == run(second, objective, range(2, 4))
     assert_same(copied(first.state_dict()), copied(second.state_dict()))
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in HEBBIAN])
+def test_with_its_own_options_it_stays_stable_at_a_large_learning_rate(name: str) -> None:
+    objective = make_objective("classify")
+    model = make_model(objective)
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1, momentum=0.9)
+    parts = {
+        "model": model,
+        "objective": objective,
+        "criterion": Criterion(model, objective),
+        "optimizer": optimizer,
+        "device": torch.device("cpu"),
+        "schema": LABELLED,
+        "generator": torch.Generator().manual_seed(0),
+        "memory": make_memory(),
+    }
+    strategy = catalogue("insitu.strategies")[name].build({}, parts)
+    trainer = Trainer(model, objective, optimizer, strategies=[strategy])
+    for task in range(4):
+        for batch in stream("classify", 30, task=task):
+            report = trainer.step(batch)
+        trainer.end_task(task)
+    assert trainer.skipped_steps == 0
+    assert float(report.loss) < 10.0

@@ -150,7 +150,7 @@ def test_importance_decays_and_adds_up_and_the_anchor_is_the_latest() -> None:
 
 
 def test_penalty_is_the_formula_and_so_is_its_gradient() -> None:
-    strategy, model, _ = make(strength=7.0)
+    strategy, model, _ = make(strength=7.0, apply="gradient")
     batch = make_batch("regress", 11, seed=1)
     assert "penalty" not in strategy.metrics()
     observe(strategy, batch)

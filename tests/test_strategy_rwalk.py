@@ -21,6 +21,7 @@ def run_of() -> ByHand:
             damping=DAMPING,
             fisher_decay=DECAY,
             interval_steps=INTERVAL,
+            apply="gradient",
         ),
         learning_rate=RATE,
     )

@@ -12,9 +12,11 @@ same values and gradients. So memory and time do not grow with the tasks, and no
 Which gradient feeds F_t is said in `insitu.strategies.fisher`, how the pull is applied in
 `insitu.strategies.anchored`.
 
-Deviations: none in the penalty. F_t is taken over a uniform sample of the fresh rows of the task,
-normalised as the batches are at that moment. A task that ends twice counts twice. Tasks may run
-side by side: each has samples of its own and is consolidated when it ends.
+Deviations: none in the penalty, which by default is applied as a proximal step (`apply: gradient`
+is the paper's, and diverges where learning rate times strength is large). F_t is taken over a
+uniform sample of the fresh rows of the task, normalised as the batches are at that moment. A task
+that ends twice counts twice. Tasks may run side by side: each has samples of its own and is
+consolidated when it ends.
 
 Costs: five operations over all weights a step, which is half as much again as a step of a small
 dense network (784-400-400-10, 64 rows, one thread) and less the more rows a batch has; at the
@@ -61,7 +63,7 @@ class EWC(OnlineEWC):
         generator: torch.Generator,
         *,
         strength: Strength = 100.0,
-        apply: Apply = "gradient",
+        apply: Apply = "proximal",
         fisher: Fisher = "exact",
         fisher_samples: Samples = 256,
         fisher_batch_samples: EstimateBatchSamples = 32,

@@ -11,10 +11,12 @@ are read, and one gradient a sample, since absolute values do not add up. `batch
 gradient of the mean over a batch, as much published code does: gradients of opposite sign cancel
 first, so it comes out too small. How the pull is applied is said in `insitu.strategies.anchored`.
 
-Deviations: the paper's penalty has no half, so strength is 2 lambda there. F may decay (`decay` 1
-is the paper's). Only fresh rows of the task are asked, a uniform sample of them. With `every_steps`
-no ends of tasks are needed: importance and anchor move as `insitu.strategies.sampled_importance`
-says; Aljundi et al., "Task-free continual learning" (2019), look for plateaus of the loss instead.
+Deviations: the pull is a proximal step by default; `apply: gradient` is the paper's, and diverges
+where learning rate times strength is large. The paper's penalty has no half, so strength is 2
+lambda there. F may decay (`decay` 1 is the paper's). Only fresh rows of the task are asked, a
+uniform sample of them. With `every_steps` no ends of tasks are needed: importance and anchor move
+as `insitu.strategies.sampled_importance` says; Aljundi et al., "Task-free continual learning"
+(2019), look for plateaus of the loss instead.
 
 Costs: five operations over all weights a step, which is half as much again as a step of a small
 dense network (784-400-400-10, 64 rows, one thread) and less the more rows a batch has; at the
@@ -71,7 +73,7 @@ class MAS(SampledImportance):
         *,
         strength: Strength = 1.0,
         decay: Decay = 1.0,
-        apply: Apply = "gradient",
+        apply: Apply = "proximal",
         sensitivity: Annotated[
             Literal["exact", "batch_mean"],
             Field(

@@ -13,9 +13,11 @@ sample of the fresh rows of that task; which gradient feeds it is said in
 applied is said in `insitu.strategies.anchored`; with `every_steps` no ends of tasks are needed, and
 importance and anchor move as `insitu.strategies.sampled_importance` says.
 
-Deviations: the paper's penalty has a further factor `decay`, which is left to `strength`; it
-normalises F_task to compare games of unlike reward, which losses on one scale do not need. Tasks
-may run side by side: each has samples of its own and is consolidated when it ends.
+Deviations: the pull is a proximal step by default; `apply: gradient` is the paper's, and diverges
+where learning rate times strength is large. The paper's penalty has a further factor `decay`, which
+is left to `strength`; it normalises F_task to compare games of unlike reward, which losses on one
+scale do not need. Tasks may run side by side: each has samples of its own and is consolidated when
+it ends.
 
 Costs: five operations over all weights a step, which is half as much again as a step of a small
 dense network (784-400-400-10, 64 rows, one thread) and less the more rows a batch has; at the
@@ -79,7 +81,7 @@ class OnlineEWC(SampledImportance):
         *,
         strength: Strength = 100.0,
         decay: Decay = 0.95,
-        apply: Apply = "gradient",
+        apply: Apply = "proximal",
         fisher: Fisher = "exact",
         fisher_samples: Samples = 256,
         fisher_batch_samples: EstimateBatchSamples = 32,

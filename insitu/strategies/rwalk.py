@@ -17,15 +17,17 @@ batch, as in the paper: quick, and smaller than the Fisher information by up to 
 the division by the largest takes a common factor out again. g is the gradient without the pull, see
 `insitu.strategies.path`; how the pull is applied is said in `insitu.strategies.anchored`.
 
-Deviations: the paper's penalty has no half, so strength is 2 lambda there. The average starts at
-the first square and not at zero. The former samples that the paper also trains are left to a replay
-strategy. Where tasks run side by side, the end of one takes the whole path since the last end.
+Deviations: the pull is a proximal step by default; `apply: gradient` is the paper's, and diverges
+where learning rate times strength is large. The paper's penalty has no half, so strength is 2
+lambda there. The average starts at the first square and not at zero. The former samples that the
+paper also trains are left to a replay strategy. Where tasks run side by side, the end of one takes
+the whole path since the last end.
 
 Costs: ten operations over all weights a step, three quarters as much again as a step of a small
 dense network (784-400-400-10, 64 rows, one thread); next to nothing at the end of a task.
 
-Keeps: nine times the weights (importance, anchor, path, R, score, former score, start of the
-interval, two buffers) and no samples. Constant over tasks.
+Keeps: ten times the weights (importance, anchor, path, R, score, former score, start of the
+interval, shares of the pull, two buffers) and no samples. Constant over tasks.
 
 Use it when: EWC or SI alone forget too much and no sample may be kept. Importance lies in
 [0, 2], so one strength fits more networks than theirs do.
@@ -61,7 +63,7 @@ class RiemannianWalk(PathIntegral):
         optimizer: torch.optim.Optimizer,
         *,
         strength: Strength = 5.0,
-        apply: Apply = "gradient",
+        apply: Apply = "proximal",
         fisher_decay: Annotated[
             float,
             Field(

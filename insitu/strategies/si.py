@@ -11,15 +11,16 @@ the gradient g of the loss and the weights w before and w' after an update,
 g is the gradient without the pull, see `insitu.strategies.path`; how the pull is applied is said in
 `insitu.strategies.anchored`.
 
-Deviations: the paper's penalty has no half, so strength is 2 c there. A path that raised the loss
-counts as zero, as in the authors' code; the paper does not say. Where tasks run side by side, the
-end of one takes the whole path since the last end.
+Deviations: the pull is a proximal step by default; `apply: gradient` is the paper's, and diverges
+where learning rate times strength is large. The paper's penalty has no half, so strength is 2 c
+there. A path that raised the loss counts as zero, as in the authors' code; the paper does not say.
+Where tasks run side by side, the end of one takes the whole path since the last end.
 
 Costs: eight operations over all weights a step, two thirds as much again as a step of a small dense
 network (784-400-400-10, 64 rows, one thread); next to nothing at the end of a task.
 
-Keeps: five times the weights (importance, anchor, path, two buffers) and no samples. Constant over
-tasks.
+Keeps: six times the weights (importance, anchor, path, shares of the pull, two buffers) and no
+samples. Constant over tasks.
 
 Use it when: no sample may be kept at all, not even until the end of its task, or the end of a task
 may not cost anything. It counts the whole path, so it does well where each task is trained long.
@@ -54,7 +55,7 @@ class SynapticIntelligence(PathIntegral):
         optimizer: torch.optim.Optimizer,
         *,
         strength: Strength = 2.0,
-        apply: Apply = "gradient",
+        apply: Apply = "proximal",
         damping: Annotated[
             float,
             Field(
