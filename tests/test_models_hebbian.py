@@ -1,4 +1,4 @@
-"""The Hebbian network: what it is made of, who learns when, and its life in a trainer."""
+"""The Hebbian network: what it is made of, what it refuses, who learns when."""
 
 from __future__ import annotations
 
@@ -9,119 +9,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hebbian_network import (
+    CLASSES,
+    CONVOLUTION,
+    DENSE,
+    SHAPE,
+    counts,
+    fields,
+    layers,
+    make,
+    plasticity,
+)
 from insitu.analysis.hebbian_layers import hebbian_figures
-from insitu.batch import Batch
 from insitu.component import catalogue
 from insitu.errors import OperatorError
 from insitu.layers.convolution import HebbianConvolution
-from insitu.layers.hebbian import HebbianLayer
 from insitu.layers.learning_rates import AdaptiveRates, LinearRates
 from insitu.layers.rules.krotov_hopfield import KrotovHopfield
 from insitu.layers.rules.soft import Soft
 from insitu.layers.rules.softhebb import SoftHebb
 from insitu.layers.update import HebbianUpdate
-from insitu.models.build import build_model
 from insitu.models.hebbian import Hebbian
 from insitu.models.hebbian_heads import PerPlace, Scale
-from insitu.objectives.base import Objective
-from insitu.schema import Schema
-from insitu.strategies.base import Strategy
-from insitu.trainer import Trainer
-from learning import assert_same, copied, generator, make_memory
-
-SHAPE = (2, 8, 6)
-CONVOLUTION = {"kernels": 7, "kernel_size": 3, "eta": 0.08, "pool": {"kind": "max", "size": 2}}
-DENSE = {"kernels": 11, "eta": 0.02}
-SCHEMA = Schema.of({"x": ("float32", SHAPE), "y": ("int64", ())})
-CLASSES = 3
-
-
-def make(
-    input_shape: tuple[int, ...] = SHAPE,
-    output_shape: tuple[int, ...] = (CLASSES,),
-    *,
-    seed: int = 0,
-    **options: Any,
-) -> Hebbian:
-    options = {"blocks": [CONVOLUTION, DENSE], **options}
-    if "network" in options:
-        del options["blocks"]
-    model = build_model("hebbian", options, input_shape, output_shape, seed=seed)
-    assert isinstance(model, Hebbian)
-    return model
-
-
-def layers(model: nn.Module) -> list[HebbianLayer]:
-    return [part for part in model.modules() if isinstance(part, HebbianLayer)]
-
-
-def fields(rows: int, seed: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
-    return torch.rand(rows, *shape, generator=generator(seed))
-
-
-def batch(seed: int, rows: int = 6, task: int = 0) -> Batch:
-    """Noise, and of each class a quarter that is brighter."""
-    x = fields(rows, seed)
-    y = torch.randint(0, CLASSES, (rows,), generator=generator(100 + seed))
-    for row, label in enumerate(y.tolist()):
-        x[row, :, 4 * (label // 2) :, 3 * (label % 2) :][:, :4, :3] += 1.0
-    return Batch.of({"x": x, "y": y}, task=task)
-
-
-def objective(name: str, **options: Any) -> Objective:
-    made: Objective = catalogue("insitu.objectives")[name].build(
-        {"classes": CLASSES, **options}, {"schema": SCHEMA}
-    )
-    return made
-
-
-def trainer(
-    *,
-    strategies: tuple[str, ...] = (),
-    goal: Objective | None = None,
-    options: Any = None,
-    seed: int = 0,
-    learning_rate: float = 0.1,
-    **further: Any,
-) -> Trainer:
-    """A trainer of the Hebbian network, with strategies on a small memory each."""
-    from insitu.criterion import Criterion
-
-    goal = goal or objective("classify")
-    model = goal.network(make(SHAPE, goal.output_shape, seed=seed, **(options or {})))
-    optimizer = torch.optim.SGD(model.named_parameters(), lr=learning_rate, momentum=0.9)
-    parts = {
-        "model": model,
-        "objective": goal,
-        "normaliser": None,
-        "criterion": Criterion(model, goal, None),
-        "optimizer": optimizer,
-        "device": torch.device("cpu"),
-        "schema": SCHEMA,
-    }
-    made: list[Strategy] = []
-    for index, name in enumerate(strategies):
-        live = {**parts, "generator": generator(index), "memory": make_memory(32, index)}
-        made.append(catalogue("insitu.strategies")[name].build(STRATEGIES[name], live))
-    return Trainer(model, goal, optimizer, strategies=made, **further)
-
-
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "replay": {"samples_per_step": 4},
-    "online_ewc": {"strength": 5.0, "fisher_samples": 10},
-    "a_gem": {"reference_samples": 8},
-    "kernel_plasticity": {"top": 2},
-    "mir": {"samples_per_step": 2, "candidates": 8},
-}
-
-
-def plasticity(model: nn.Module) -> list[bool]:
-    return [layer.plastic for layer in layers(model)]
-
-
-def counts(model: nn.Module) -> list[int]:
-    return [int(layer.updates) for layer in layers(model)]
-
+from learning import assert_same, copied
 
 # --- what it is made of
 
@@ -428,139 +338,3 @@ def test_figures_of_the_layers() -> None:
     assert one.norms[1.0] == pytest.approx(float(norms.max()))
     expected = 0.02 * (float(second.norms.max()) - 1.0) ** 0.5
     assert other.learning_rates[1.0] == pytest.approx(expected, rel=1e-3)
-
-
-# --- in a trainer
-
-
-@pytest.mark.parametrize("options", [{}, {"order": "successive", "plastic_updates": 5}])
-@pytest.mark.parametrize("at", [4, 5, 8])
-def test_a_resumed_run_is_bit_identical(options: dict[str, Any], at: int) -> None:
-    strategies = ("replay", "online_ewc")
-    whole = trainer(strategies=strategies, options=options)
-    halves = trainer(strategies=strategies, options=options)
-    for number in range(at):
-        whole.step(batch(number))
-        halves.step(batch(number))
-    saved = copied(halves.state_dict())
-    resumed = trainer(strategies=strategies, options=options, seed=9)
-    resumed.load_state_dict(saved)
-    assert plasticity(resumed.module) == plasticity_next(whole.module)
-    for number in range(at, at + 5):
-        whole.step(batch(number))
-    state = copied(whole.state_dict())
-    resumed.load_state_dict(saved)  # which sets torch's own generators, too
-    for number in range(at, at + 5):
-        resumed.step(batch(number))
-    assert_same(copied(resumed.state_dict()), state)
-    assert "model" in state
-    assert any("learning_rates_in_force" in name for name in state["model"])
-
-
-def plasticity_next(module: nn.Module) -> list[bool]:
-    """Who will learn in the next step."""
-    assert isinstance(module, Hebbian)
-    module.follow_counts()
-    return plasticity(module)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_layers_move_once_a_step_whatever_else_runs_forward(strategy: str) -> None:
-    """A-GEM's reference, MIR's candidates and a Fisher information pass through, and teach not."""
-    strategies = (strategy,) if strategy != "online_ewc" else ("replay", strategy)
-    made = trainer(strategies=strategies)
-    tracked = made.module.blocks[0].standardisation  # type: ignore[union-attr,index]
-    passes: list[int] = []
-    made.module.register_forward_hook(lambda *_: passes.append(1))
-    for task in (0, 1):
-        for number in range(4):
-            made.step(batch(number + 10 * task, task=task))
-        made.end_task(task)
-    assert counts(made.module) == [8, 8]
-    assert int(tracked.num_batches_tracked) == 8  # type: ignore[union-attr]
-    assert (len(passes) > 8) == (strategy in ("a_gem", "mir", "online_ewc"))
-    grads = [p.grad is not None for p in made.module.parameters()]
-    assert grads == [p.requires_grad for p in made.module.parameters()]
-
-
-def test_a_gem_leaves_the_kernels_to_the_hebbian_rule() -> None:
-    """What the kernels become does not depend on A-GEM, which adds no rows to the step."""
-    plain, projected = trainer(), trainer(strategies=("a_gem",))
-    for task in (0, 1):
-        for number in range(4):
-            for each in (plain, projected):
-                each.step(batch(number + 10 * task, task=task))
-        projected.end_task(task)
-        plain.end_task(task)
-    for mine, yours in zip(layers(plain.module), layers(projected.module), strict=True):
-        assert torch.equal(mine.weight, yours.weight)
-
-
-def test_a_skipped_step_leaves_kernels_rates_and_counts() -> None:
-    made = trainer()
-    made.step(batch(0))
-    before = copied(made.module.state_dict())
-    bad = batch(1)
-    bad.fields["x"][0, 0, 0, 0] = math.nan
-    assert made.step(bad).skipped
-    for name, value in before.items():
-        if "standardisation" not in name:
-            assert torch.equal(made.module.state_dict()[name], value), name
-    assert not made.step(batch(2)).skipped
-    assert counts(made.module) == [2, 2]
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_it_learns_in_a_trainer(precision: Any) -> None:
-    made = trainer(strategies=("replay",), precision=precision)
-    for number in range(60):
-        made.step(batch(number, rows=10))
-    held_out = made.evaluate(batch(999, rows=200))
-    assert held_out.scores["accuracy"] > 0.7  # chance is a third
-    assert all(bool(layer.weight.isfinite().all()) for layer in layers(made.module))
-
-
-@pytest.mark.parametrize("name", ["ridge", "nearest_class_mean"])
-def test_objectives_on_the_features_themselves(name: str) -> None:
-    made = trainer(goal=objective(name, features=11), learning_rate=0.01)
-    for number in range(60):
-        made.step(batch(number, rows=10))
-    assert counts(made.module) == [60, 60]
-    held_out = made.evaluate(batch(999, rows=200))
-    assert held_out.scores["accuracy"] > 0.7
-
-
-def test_a_supervised_last_layer_is_taught_by_the_labels() -> None:
-    rule = {"name": "supervised_soft"}
-    taught = {"kernels": CLASSES, "rule": rule, "eta": 0.1, "radius": 1.0}
-    options = {"blocks": [CONVOLUTION, taught], "width": 2.0, "head": "scale"}
-    made = trainer(options=options, learning_rate=0.001)
-    for number in range(80):
-        made.step(batch(number, rows=10))
-    assert [len(layer.norms) for layer in layers(made.module)] == [14, CLASSES]
-    assert made.evaluate(batch(999, rows=200)).scores["accuracy"] > 0.9
-
-
-def test_fields_are_reconstructed_from_their_features() -> None:
-    schema = Schema.of({"x": ("float32", SHAPE)})
-    goal: Objective = catalogue("insitu.objectives")["reconstruct"].build({}, {"schema": schema})
-    model = make(SHAPE, SHAPE, blocks=[{**CONVOLUTION, "kernels": 24}], padding_mode="circular")
-    made = Trainer(model, goal, torch.optim.Adam(model.parameters(), lr=0.02))
-    losses = [
-        float(made.step(Batch.of({"x": fields(8, n) + 1.0})).losses.mean()) for n in range(60)
-    ]
-    assert losses[-1] < 0.2 * losses[0]
-
-
-def test_it_traces_while_it_learns() -> None:
-    """What `torch.compile` needs: no graph break, and one graph for all steps."""
-    model, plain = make(), make()
-    traced = torch.compile(model, backend="eager", fullgraph=True)
-    updates = HebbianUpdate(model), HebbianUpdate(plain)
-    for number in range(3):
-        torch.testing.assert_close(traced(fields(4, number)), plain(fields(4, number)))
-        for update in updates:
-            update.step()
-    for mine, yours in zip(layers(model), layers(plain), strict=True):
-        torch.testing.assert_close(mine.weight, yours.weight)
-    torch.compiler.reset()

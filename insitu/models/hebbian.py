@@ -167,8 +167,8 @@ class Hebbian(nn.Module):
         if kind == "per_place":
             return PerPlace(self.maps_shape, outputs // math.prod(places), places)
         if kind == "linear":
-            parts: list[nn.Module] = [nn.Flatten(), nn.Linear(self.features, outputs)]
-            return nn.Sequential(*parts[:1], nn.Dropout(dropout), *parts[1:])
+            linear = nn.Linear(self.features, outputs)
+            return nn.Sequential(nn.Flatten(), nn.Dropout(dropout), linear)
         if outputs != self.features:
             raise OperatorError(
                 f"model hebbian: head is {kind}, and {self.features} features shall become "

@@ -10,6 +10,7 @@ from insitu.layers.block import pooling
 from mutations.base import Mutation, constantly
 
 MODEL = "tests/test_models_hebbian.py"
+TRAINER = "tests/test_trainer_hebbian.py"
 
 
 def _pool_with_an_edge(options: Any, dimensions: int, mode: str) -> nn.Module:
@@ -58,6 +59,6 @@ MUTATIONS = {
         "insitu.models.hebbian:functional.layer_norm", _as_they_are, MODEL
     ),
     "hebbian: order not followed after a load": Mutation(
-        "insitu.models.hebbian:_follow_counts", constantly(None), MODEL
+        "insitu.models.hebbian:_follow_counts", constantly(None), TRAINER
     ),
 }
