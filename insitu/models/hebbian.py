@@ -13,9 +13,10 @@ from torch.nn import functional
 from insitu.errors import OperatorError
 from insitu.layers.hebbian import HebbianLayer
 from insitu.layers.padding import PaddingMode
-from insitu.models.hebbian_blocks import BlockOptions, make_stage, shape_behind
+from insitu.models.hebbian_blocks import make_stage, shape_behind
 from insitu.models.hebbian_heads import PerPlace, Scale
 from insitu.models.hebbian_networks import PublishedNetwork, published_blocks
+from insitu.models.hebbian_options import BlockOptions
 from insitu.models.shapes import check_input, split_channels
 
 Head = Literal["auto", "linear", "per_place", "scale", "none"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from insitu.models.hebbian_blocks import BlockOptions
+from insitu.models.hebbian_options import BlockOptions
 
 PublishedNetwork = Literal["mnist", "cifar10", "stl10"]
 
