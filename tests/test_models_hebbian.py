@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from hebbian_network import (
@@ -29,6 +31,7 @@ from insitu.layers.rules.krotov_hopfield import KrotovHopfield
 from insitu.layers.rules.soft import Soft
 from insitu.layers.rules.softhebb import SoftHebb
 from insitu.layers.update import HebbianUpdate
+from insitu.models.build import build_model
 from insitu.models.hebbian import Hebbian
 from insitu.models.hebbian_heads import PerPlace, Scale
 from learning import assert_same, copied
@@ -151,6 +154,14 @@ def test_a_periodic_network_does_not_know_where_a_field_begins(kind: str) -> Non
     mirrored = make(shape, blocks=blocks).eval()
     shifted = maps(mirrored, rows.roll((4, 8), dims=(2, 3)))
     assert not torch.allclose(shifted, maps(mirrored, rows).roll((1, 2), dims=(2, 3)), atol=1e-3)
+
+
+def test_the_configuration_on_the_page_is_one() -> None:
+    page = (Path(__file__).parent.parent / "insitu" / "docs" / "hebbian.md").read_text()
+    block = page.split("## In a configuration")[1].split("\n`deploy")[0]
+    (model,) = yaml.safe_load(block).values()
+    found = build_model(model["name"], model["options"], (2, 16, 16), (4,), seed=0)
+    assert [len(layer.norms) for layer in layers(found)] == [32, 64]
 
 
 # --- heads
