@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from daemon import Daemon, wait_for
 from insitu.checkpoint import list_checkpoints, read_checkpoint
 from insitu.config import ConfigError, check_config
+from insitu.errors import OperatorError
 from insitu_producers import Producer
+from insitu_service.building import build_trainer
 from insitu_service.cli.control import control_commands
 from served import CLASSES, arrays, books_balance, config, producer, push, wait_log
 
@@ -112,3 +115,12 @@ def test_a_wrong_configuration_is_refused_by_name(tmp_path: Path) -> None:
     assert "second time" in problems(tmp_path, [{"name": "adwin"}, {"name": "adwin"}])
     assert "confidence" in problems(tmp_path, [{"name": "adwin", "options": {"confidence": 2}}])
     assert "cooldown_steps" in problems(tmp_path, [{"name": "adwin", "cooldown_steps": -1}])
+
+
+def test_heads_by_task_and_detection_are_refused_before_the_start(tmp_path: Path) -> None:
+    options = {"input": "x", "target": "y", "heads": 3, "classes": CLASSES}
+    multi_head = {"name": "multi_head", "options": options}
+    sections = config(tmp_path, objective=multi_head, detection=DETECTION)
+    with pytest.raises(OperatorError, match="'multi_head' finds the head of a row by its task"):
+        build_trainer(check_config(sections), torch.device("cpu"))
+    build_trainer(check_config({**sections, "detection": []}), torch.device("cpu"))

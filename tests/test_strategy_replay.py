@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from insitu.batch import Batch, Column, SampleFlag
+from insitu.errors import OperatorError
 from insitu.objectives.classify import Classify
 from insitu.schema import Schema
 from insitu.strategies.base import Observation
@@ -22,6 +23,12 @@ from stepwise import Parts, Recorder, Step, assert_descends, cross_entropies, st
 def observe(replay: ExperienceReplay, batch: Batch, step: int = 1) -> None:
     losses = torch.arange(batch.rows, dtype=torch.float32)
     replay.observe(Observation(batch, torch.zeros(batch.rows, 1), losses, step))
+
+
+def test_a_warm_up_that_never_ends_is_refused() -> None:
+    with pytest.raises(OperatorError, match=r"'replay': warm_up_samples 9 .* at most .*, 8.*never"):
+        ExperienceReplay(make_memory(8), warm_up_samples=9)
+    ExperienceReplay(make_memory(8), warm_up_samples=8)
 
 
 def test_nothing_is_mixed_in_before_the_warm_up() -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from insitu.batch import Batch
+from insitu.errors import OperatorError
 from insitu.memory.base import Memory
 from insitu.sampling import Indices
 from insitu.strategies.base import Observation, Strategy, check_state_keys
@@ -65,6 +66,9 @@ class Rehearsal(Strategy):
         samples_per_step: rows of every draw.
         warm_up_samples: nothing is drawn before the memory holds this many.
         augment: how drawn rows are changed, by the memory's generator; or None.
+
+    Raises:
+        OperatorError: the memory can never hold `warm_up_samples`.
     """
 
     figures: ClassVar[Mapping[str, str]] = {
@@ -80,6 +84,14 @@ class Rehearsal(Strategy):
         warm_up_samples: int,
         augment: Augmentation | None,
     ) -> None:
+        if warm_up_samples > memory.capacity_samples:
+            raise OperatorError(
+                f"strategy {self.name!r}: warm_up_samples {warm_up_samples} is more than its "
+                "memory can hold",
+                allowed=f"at most capacity_samples, {memory.capacity_samples}",
+                consequence="it would never replay",
+                remedy="lower warm_up_samples or raise memory.capacity_samples",
+            )
         self.memory = memory
         self.samples_per_step = samples_per_step
         self.warm_up_samples = warm_up_samples

@@ -18,6 +18,7 @@ from insitu.memory.base import Memory
 from insitu.models.build import build_model
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
+from insitu.objectives.multi_head import MultiHead
 from insitu.optimization import build_optimizer, build_schedule
 from insitu.schema import Schema
 from insitu.strategies.base import Strategy
@@ -182,6 +183,14 @@ def _build_strategy(
 def _build_watch(config: Config, parts: Mapping[str, Any], seed: int) -> DriftWatch | None:
     """All detectors of the configuration; None without any."""
     detectors: list[tuple[Detector, int]] = []
+    objective = parts["objective"]
+    if config.detection and isinstance(objective, MultiHead) and objective.head_field is None:
+        raise OperatorError(
+            "objective 'multi_head' finds the head of a row by its task, and detection cuts tasks",
+            allowed="no detection, or the objective's option `head`",
+            consequence="rows behind a boundary would go to other heads; nothing starts",
+            remedy="name a field with the head of a row, or leave `detection` out",
+        )
     for index, section in enumerate(config.detection):
         live = {**parts, "generator": part_generator(seed, f"detection.{index}")}
         detector: Detector = _build("insitu.detection", section, live)
