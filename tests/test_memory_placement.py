@@ -74,3 +74,14 @@ def test_tasks_behind_a_boundary_have_their_own_names_and_gem_tells_what_it_reme
     assert fill is not None
     assert fill["by_task"] == {"flow": 8, "flow#2": 8}
     assert (fill["samples"], fill["by_class"]) == (16, {"0": 8, "1": 8})
+
+
+@pytest.mark.parametrize("policy", ["class_balanced", "ring_per_class", "herding"])
+@pytest.mark.parametrize(("field", "why"), [("z", "not in the stream"), ("x", "one whole number")])
+def test_a_label_that_no_sample_has_is_refused_at_start(
+    policy: str, field: str, why: str, tmp_path: Path
+) -> None:
+    wrong = _config(tmp_path, name=policy, options={"label": field})
+    with pytest.raises(InsituError, match=f"label field '{field}'.*{why}"):
+        build_trainer(wrong, _CPU)
+    build_trainer(_config(tmp_path, name=policy, options={"label": "y"}), _CPU)

@@ -28,6 +28,7 @@ from insitu.errors import InternalError, OperatorError
 from insitu.memory.composition import Contents, counted
 from insitu.memory.store import SampleStore
 from insitu.sampling import Indices, distinct, uniform
+from insitu.schema import Schema
 
 #: a sample that is only measured must not come back as a sample to train on
 _NEVER_REMEMBERED = SampleFlag.NO_REPLAY | SampleFlag.EVALUATE
@@ -74,6 +75,13 @@ class Memory(ABC):
 
         Slots `[0, len)` are filled; a new one is the next number. A later row may take the slot
         of an earlier one.
+        """
+
+    def check_stream(self, schema: Schema) -> None:  # noqa: B027
+        """Refuse a stream that the policy cannot read, before the first sample.
+
+        Raises:
+            OperatorError: a field that it needs is not there, or of another kind.
         """
 
     def _policy_state(self) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import torch
 
 from insitu.batch import Batch
 from insitu.memory.balanced_reservoir import BalancedReservoir
-from insitu.memory.groups import LabelOption, MostClassesOption, labels
+from insitu.memory.groups import LabelOption, MostClassesOption, check_label, labels
 from insitu.sampling import Indices
+from insitu.schema import Schema
 
 
 class ClassBalanced(BalancedReservoir):
@@ -43,6 +44,9 @@ class ClassBalanced(BalancedReservoir):
     ) -> None:
         super().__init__(capacity_samples, device, generator, most_classes)
         self._label = label
+
+    def check_stream(self, schema: Schema) -> None:
+        check_label(schema, self._label)
 
     def _labels(self, batch: Batch) -> Indices:
         return labels(batch, self._label)

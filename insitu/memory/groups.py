@@ -17,6 +17,7 @@ from pydantic import Field
 from insitu.batch import Batch, Column
 from insitu.errors import OperatorError
 from insitu.sampling import Indices
+from insitu.schema import Schema
 
 #: options that policies by class share
 LabelOption = Annotated[
@@ -120,6 +121,15 @@ def tasks(batch: Batch) -> Indices:
     """The index of the task of every row."""
     indices: Indices = batch.provenance.numpy()[:, Column.TASK]
     return indices
+
+
+def check_label(schema: Schema, field: str) -> None:
+    """Refuse a stream whose samples `labels` could not read; raises what that raises."""
+    sample = {
+        each.name: torch.zeros((1, *each.shape), dtype=getattr(torch, each.dtype))
+        for each in schema.fields
+    }
+    labels(Batch.of(sample), field)
 
 
 def labels(batch: Batch, field: str) -> Indices:

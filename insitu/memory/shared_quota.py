@@ -21,8 +21,9 @@ import torch
 
 from insitu.batch import Batch
 from insitu.memory.base import Memory
-from insitu.memory.groups import Groups, labels
+from insitu.memory.groups import Groups, check_label, labels
 from insitu.sampling import Indices
+from insitu.schema import Schema
 
 
 class SharedQuota(Memory):
@@ -57,6 +58,9 @@ class SharedQuota(Memory):
     @abstractmethod
     def _replace_own(self, number: int, row: int) -> int:
         """The slot of the class's own in which the row is kept, or -1 to pass it over."""
+
+    def check_stream(self, schema: Schema) -> None:
+        check_label(schema, self._label)
 
     def _place(self, batch: Batch, rows: Indices) -> tuple[Indices, Indices]:
         numbers = self._groups.numbers(labels(batch, self._label)[rows].tolist())

@@ -172,6 +172,7 @@ def _build_strategy(
             "objective": parts["objective"],
         }
         memory: Memory = _build("insitu.memory", section.memory, memory_parts)
+        memory.check_stream(parts["schema"])
         memory.keep_in(
             build_store(section.memory, place, device, parts["objective"], checkpoints_kept=kept)
         )
