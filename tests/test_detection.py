@@ -14,6 +14,9 @@ from insitu.component import catalogue, find
 from insitu.detection import Detector, DriftWatch
 from insitu.detection.late_reading import LateReading
 from insitu.errors import OperatorError
+from insitu.layers.learning_rates import ConstantRates
+from insitu.layers.linear import HebbianLinear
+from insitu.layers.rules.softhebb import SoftHebb
 from insitu.objectives.base import Objective
 from insitu.strategies.base import Observation
 from insitu_service.documentation_pages import docstring, paragraph
@@ -22,17 +25,30 @@ from learning import assert_same, copied, generator, make_objective
 DETECTORS = sorted(catalogue("insitu.detection"))
 every_detector = pytest.mark.parametrize("name", DETECTORS)
 
+#: those that look at what a layer answered in the step's forward pass
+ON_LAYERS = ("winner_divergence",)
+
 #: those that look at the loss
 ON_LOSS = ("adwin", "page_hinkley", "plateau")
 
 
 def make(name: str, seed: int = 1, objective: Objective | None = None, **options: Any) -> Detector:
+    layer = HebbianLinear(6, 12, SoftHebb(), ConstantRates(0.1), generator=generator(0))
     parts = {
         "objective": objective or make_objective("classify"),
         "generator": generator(seed),
         "device": torch.device("cpu"),
+        "model": layer,
     }
     detector: Detector = catalogue("insitu.detection")[name].build(options, parts)
+    if name in ON_LAYERS:
+        update = detector.update
+
+        def forward_first(observation: Observation) -> bool:
+            layer(observation.batch.fields["x"])  # as a trainer would have
+            return update(observation)
+
+        detector.update = forward_first  # type: ignore[method-assign]
     return detector
 
 

@@ -44,6 +44,11 @@ MUTATIONS = {
         lambda self, values: np.eye(1, self._features).repeat(len(values), 0),
         _CONTRACT,
     ),
+    "winner_divergence: everybody wins alike": Mutation(
+        "insitu.detection.winner_divergence:WinnerDivergence.features_of",
+        lambda self, values: np.ones_like(values),
+        "tests/test_detection_winners.py",
+    ),
     "window divergence: without the scale of the reference": Mutation(
         "insitu.detection.window_divergence:WindowDivergence._ratio", _multinomial_alone, _PARITY
     ),

@@ -62,7 +62,8 @@ def ask(recording: Recording, name: str, options: Mapping[str, object] | None = 
     """Show a recording to a detector.
 
     Raises:
-        OperatorError: the detector does not work with the stream's objective.
+        OperatorError: the detector does not work with the stream's objective, or watches a model,
+            which recordings have none of.
     """
     parts = {
         "objective": recording.objective,
