@@ -71,7 +71,7 @@ class Kernel:
 COLUMNS = tuple(field.name for field in fields(Kernel))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KernelTable:
     """All kernels of one layer at one moment, a column a figure.
 
@@ -84,6 +84,8 @@ class KernelTable:
         tasks: that were consolidated.
         columns: name -> (kernels,) on the CPU, for those of `COLUMNS` that are known; NaN where
             a kernel has no such figure.
+        last_task_moved_per_step: (kernels,) as `moved_mean_per_step`, of the last task that ended;
+            None where none did.
     """
 
     layer: str
@@ -94,6 +96,7 @@ class KernelTable:
     steps: int
     tasks: int
     columns: Mapping[str, Tensor]
+    last_task_moved_per_step: Tensor | None = None
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -196,19 +199,25 @@ def _table(name: str, model: Mapping[str, Any], strategy: Mapping[str, Any] | No
     prefix = f"{name}." if name else ""
     norms, rates = model[prefix + "norms"], model[prefix + "learning_rates_in_force"]
     columns = {"kernel": torch.arange(len(norms)), "norm": norms, "learning_rate": rates}
-    part = None if strategy is None else strategy["layers"][name]
-    if strategy is not None and part is not None:
+    counts: dict[str, Any] = {"mode": None, "images": 0, "steps": 0, "tasks": 0}
+    if strategy is not None:
+        part, options = strategy["layers"][name], strategy["options"]
         columns |= {**_recorded(part), "gain": strategy["gains"][name]}
-        columns["budget_per_step"] = _budget(part, **strategy["options"])
+        columns["budget_per_step"] = _budget(part, **options)
+        counts = {
+            "mode": str(options["mode"]),
+            "images": int(part["images"]),
+            "steps": int(part["steps"]),
+            "tasks": int(strategy["consolidations"]),
+        }
+        if counts["tasks"]:
+            counts["last_task_moved_per_step"] = part["last_moved_mean"].cpu()
     return KernelTable(
         layer=name,
         shape=tuple(model[prefix + "weight"].shape),
         updates=int(model[prefix + "updates"]),
-        mode=None if strategy is None else str(strategy["options"]["mode"]),
-        images=0 if part is None else int(part["images"]),
-        steps=0 if part is None else int(part["steps"]),
-        tasks=0 if strategy is None else int(strategy["consolidations"]),
         columns={key: columns[key].detach().cpu() for key in COLUMNS if key in columns},
+        **counts,
     )
 
 
