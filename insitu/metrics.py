@@ -66,6 +66,10 @@ class Metric:
 
 _QUANTILES = ("0.0", "0.25", "0.5", "0.75", "1.0")
 _KERNEL_QUANTILES = ("0.0", "0.5", "1.0")
+_KERNEL_COLUMNS = (
+    *("activation_share", "change_mean_per_step", "change_largest_per_step"),
+    *("moved_mean_per_step", "gain", "importance", "theta_per_step", "budget_per_step"),
+)
 
 _LABELS = (
     Label("phase", "phase of a training step", tuple(PHASES)),
@@ -81,6 +85,7 @@ _LABELS = (
     Label("share", "share of the samples that are not older", _QUANTILES, 5),
     Label("layer", "name of the Hebbian layer in the model, the first 16", (), 16),
     Label("kernels", "share of the kernels that are not above", _KERNEL_QUANTILES, 3),
+    Label("column", "column of the table of kernels", _KERNEL_COLUMNS, len(_KERNEL_COLUMNS)),
     Label("over", "which fresh rows", ("mean", "window", "fading")),
     Label("kind", "kind of alert", tuple(ALERTS)),
     Label("hook", "name of the hook", (), 64),
@@ -273,6 +278,14 @@ _HEBBIAN = (
     _gauge(
         "hebbian_learning_rate", "", ("layer", "kernels"),
         "Learning rates in force, before neuromodulation.", "mean",
+    ),
+    _gauge(
+        "hebbian_protected_kernels", "kernels", ("layer",),
+        "Kernels that `kernel_plasticity` holds back.",
+    ),
+    _gauge(
+        "hebbian_kernel_figure", "", ("layer", "column", "kernels"),
+        "What `kernel_plasticity` knows of kernels, see `insitu kernels`.", "mean",
     ),
 )  # fmt: skip
 

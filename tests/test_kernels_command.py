@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from prometheus_client.parser import text_string_to_metric_families
 
 from daemon import Daemon
 from insitu.analysis.kernels import COLUMNS
@@ -72,6 +73,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     daemon.wait_metric("insitu_steps_total", 8 * task)
                     assert daemon.post("end_task")[0] == 200
             daemon.wait_metric("insitu_steps_total", 22)
+            (directory / "metrics.txt").write_text(daemon.get("/metrics")[1])
             assert daemon.stop() == 0
     return checkpoints
 
@@ -131,6 +133,32 @@ def test_the_text_has_the_same_rows(root: Path, capsys: pytest.CaptureFixture[st
 
 def test_columns_can_all_be_sorted_by() -> None:
     assert tuple(name.removesuffix("_per_step") for name in COLUMNS) == _COLUMNS
+
+
+def test_metrics_are_quantiles_and_counts_of_the_same_figures(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = {
+        (
+            sample.name,
+            *(sample.labels.get(label, "") for label in ("layer", "column", "kernels")),
+        ): sample.value
+        for family in text_string_to_metric_families((root.parent / "metrics.txt").read_text())
+        for sample in family.samples
+        if sample.name.startswith("insitu_hebbian")
+    }
+    for layer in answer(capsys, root)["layers"]:
+        name, kernels = layer["layer"], layer["kernels"]
+        protected = sum(kernel["protected"] for kernel in kernels)
+        assert series["insitu_hebbian_protected_kernels", name, "", ""] == protected > 0
+        figures = [each for each in COLUMNS if each not in ("kernel", "protected")]
+        for figure in set(figures) - {"norm", "learning_rate"}:
+            values = [kernel[figure] for kernel in kernels if kernel[figure] is not None]
+            for share, expected in (("0.0", min(values)), ("0.5", np.median(values)),
+                                    ("1.0", max(values))):  # fmt: skip
+                found = series["insitu_hebbian_kernel_figure", name, figure, share]
+                assert found == pytest.approx(expected, rel=1e-6, abs=1e-12), figure
+    assert len(series) < 3 * 100
 
 
 # the pictures

@@ -29,6 +29,7 @@ STRATEGIES = [
         "memory": {"name": "reservoir", "capacity_samples": 50},
     },
     {"name": "online_ewc"},
+    {"name": "kernel_plasticity"},
 ]
 
 

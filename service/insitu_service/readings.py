@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from insitu import __version__
-from insitu.analysis.hebbian_layers import hebbian_figures
+from insitu.analysis.hebbian_layers import QUANTILES, hebbian_figures
+from insitu.analysis.kernels import trainer_kernels
 from insitu.metrics import OTHER
+from insitu.strategies.kernel_plasticity import KernelPlasticityStrategy
 from insitu_service.collector import Reading
 from insitu_service.compose import Service
 from insitu_service.memories import memory_fill
@@ -37,6 +39,7 @@ class Readings:
         yield from self._steps()
         yield from self._newest_step()
         yield from self._hebbian()
+        yield from self._kernels()
         yield from self._tasks()
         yield from self._checkpoints()
         yield from self._hooks()
@@ -153,6 +156,21 @@ class Readings:
                 yield _gauge("hebbian_kernel_norm", value, layer, str(share))
             for share, value in found.learning_rates.items():
                 yield _gauge("hebbian_learning_rate", value, layer, str(share))
+
+    def _kernels(self) -> Iterator[Reading]:
+        """Quantiles of what is recorded where kernels are modulated, and how many are held back."""
+        trainer = self._service.trainer
+        strategies = trainer.strategies.values()
+        if not any(isinstance(each, KernelPlasticityStrategy) for each in strategies):
+            return
+        for layer, table in trainer_kernels(trainer).items():
+            protected = int(table.columns["protected"].sum())
+            yield _gauge("hebbian_protected_kernels", protected, layer)
+            for column, quantiles in table.quantiles(QUANTILES).items():
+                if column in ("norm", "learning_rate"):  # have metrics of their own
+                    continue
+                for share, value in quantiles.items():
+                    yield _gauge("hebbian_kernel_figure", value, layer, column, str(share))
 
     def _tasks(self) -> Iterator[Reading]:
         picture = self._service.examiner.picture
