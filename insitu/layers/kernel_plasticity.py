@@ -190,13 +190,14 @@ class KernelPlasticity(nn.Module):
     def record(self) -> None:
         """The update was made: count its changes and its images."""
         self.steps += self.moved
-        apart = (self.change - self.change_mean) * self.moved
-        self.change_mean += apart / self.steps.clamp_min(1.0)
-        self.change_squares += apart * (self.change - self.change_mean)
-        torch.maximum(self.change_largest, self.change * self.moved, out=self.change_largest)
+        share = self.moved / self.steps.clamp_min(1.0)
+        apart = self.change - self.change_mean
+        self.change_mean += apart * share
+        self.change_squares += apart.mul_(self.moved) * (self.change - self.change_mean)
+        # where nothing was recorded the change is 0
+        torch.maximum(self.change_largest, self.change, out=self.change_largest)
         assert self.layer.gain is not None
-        apart = (self.change * self.layer.gain - self.moved_mean) * self.moved
-        self.moved_mean += apart / self.steps.clamp_min(1.0)
+        self.moved_mean.lerp_(self.change * self.layer.gain, share)
         self.hits += self.seen_hits
         self.images += self._seen_images
         self._seen_images = 0
