@@ -170,8 +170,7 @@ class Segments:
 
 def _counts(batch: Batch) -> dict[int, int]:
     """Fresh rows by task."""
-    # a list, and not an array: of the few rows of a batch it is counted in a fraction of the time
-    tasks = batch.provenance.numpy()[: batch.fresh_rows, _TASK].tolist()
+    tasks = batch.fresh_tasks()
     if not tasks:
         return {}
     if tasks.count(tasks[0]) == len(tasks):

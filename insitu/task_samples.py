@@ -3,21 +3,26 @@
 Held-out probes and the samples behind a Fisher information are kept in it. Unlike an episodic
 memory, whose capacity is shared by all tasks, it holds up to so many rows of each.
 
-Reservoir sampling: Vitter, "Random sampling with a reservoir" (1985), algorithm R. After n rows
-of a task each of them is kept with the same probability capacity / n.
+Reservoir sampling: Li, "Reservoir-sampling algorithms of time complexity O(n(1+log(N/n)))" (1994),
+algorithm L. After n rows of a task each of them is kept with the same probability capacity / n. How
+many rows pass before the next one is kept is drawn when one is kept, so what is not kept costs
+nothing, and that is nearly everything in a long task.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from insitu.batch import Batch, Column
 from insitu.errors import OperatorError
+
+#: a plain integer, since indexing by an IntEnum is slow
+_TASK = int(Column.TASK)
 
 
 class Reservoir:
@@ -35,12 +40,18 @@ class Reservoir:
         self._provenance = torch.empty(0, len(Column), dtype=torch.int64)
         #: rows that were added so far
         self.seen = 0
+        #: number of the next row that will be kept, once it is full; and log W of the algorithm
+        self._next = capacity
+        self._log_weight = 0.0
 
     def __len__(self) -> int:
         return min(self.seen, self._capacity)
 
     def add(self, batch: Batch) -> None:
         """Keep some rows of the batch, as copies."""
+        if self.seen >= self._capacity and self.seen + batch.rows <= self._next:
+            self.seen += batch.rows
+            return
         if not self._fields:
             self._allocate(batch)
         chosen = self._choose(batch.rows)
@@ -64,14 +75,21 @@ class Reservoir:
         """Slot -> row that ends there; a later row of the batch overwrites an earlier one."""
         filling = min(max(self._capacity - self.seen, 0), rows)
         chosen = {self.seen + row: row for row in range(filling)}
-        if filling == rows:
-            return chosen
-        seen_with_row = np.arange(self.seen + filling + 1, self.seen + rows + 1)
-        draws = torch.rand(rows - filling, generator=self._generator, dtype=torch.float64)
-        slots = (draws.numpy() * seen_with_row).astype(np.int64)
-        kept = np.flatnonzero(slots < self._capacity)
-        chosen.update(zip(slots[kept].tolist(), (kept + filling).tolist(), strict=True))
+        if filling and self.seen + filling == self._capacity:
+            self._skip(self._capacity - 1)
+        while self._next < self.seen + rows and self.seen + rows > self._capacity:
+            slot = int(torch.randint(self._capacity, (), generator=self._generator))
+            chosen[slot] = self._next - self.seen
+            self._skip(self._next)
         return chosen
+
+    def _skip(self, kept: int) -> None:
+        """Draw which row after row `kept` will be kept."""
+        draws = torch.rand(2, generator=self._generator, dtype=torch.float64)
+        smaller, passed = (1.0 - draws).log().tolist()  # of numbers in (0, 1]
+        self._log_weight += smaller / self._capacity
+        weight = min(math.exp(self._log_weight), 1.0 - 2**-53)
+        self._next = kept + 1 + math.floor(passed / math.log1p(-weight))
 
     def _allocate(self, batch: Batch) -> None:
         self._provenance = torch.zeros(self._capacity, len(Column), dtype=torch.int64)
@@ -84,7 +102,13 @@ class Reservoir:
 
     def state_dict(self) -> dict[str, Any]:
         rows = self.rows()
-        return {"seen": self.seen, "fields": dict(rows.fields), "provenance": rows.provenance}
+        return {
+            "seen": self.seen,
+            "next": self._next,
+            "log_weight": self._log_weight,
+            "fields": dict(rows.fields),
+            "provenance": rows.provenance,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         kept = Batch(state["fields"], state["provenance"], len(state["provenance"]))
@@ -94,11 +118,14 @@ class Reservoir:
                 allowed=f"{min(state['seen'], self._capacity)}, for a capacity of {self._capacity}",
                 remedy="resume with the number of samples that the checkpoint was written with",
             )
-        self.seen = 0
         self._fields = {}
         if kept.rows:
-            self.add(kept)
-        self.seen = int(state["seen"])
+            self._allocate(kept)
+            self._provenance[: kept.rows] = kept.provenance
+            for name, store in self._fields.items():
+                store[: kept.rows] = kept.fields[name]
+        self.seen, self._next = int(state["seen"]), int(state["next"])
+        self._log_weight = float(state["log_weight"])
 
 
 class TaskSamples:
@@ -124,12 +151,13 @@ class TaskSamples:
         """Keep some rows of the batch under their tasks, as copies."""
         if batch.rows == 0:
             return
-        column = batch.column(Column.TASK)
-        tasks = column.numpy()
-        if (tasks == tasks[0]).all():
-            self._add(int(tasks[0]), batch)
+        # a list, and not an array: few rows are counted in a fraction of the time
+        tasks = batch.provenance.numpy()[:, _TASK].tolist()
+        if tasks.count(tasks[0]) == len(tasks):
+            self._add(tasks[0], batch)
             return
-        for task in np.unique(tasks).tolist():
+        column = batch.column(Column.TASK)
+        for task in sorted(set(tasks)):
             self._add(task, batch.select(column == task, 0))
 
     def _add(self, task: int, rows: Batch) -> None:

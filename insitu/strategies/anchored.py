@@ -124,14 +124,17 @@ class Anchored(Strategy):
         self._share_rates = []
         self.consolidations += 1
 
-    @torch.no_grad()
     def adjust_gradients(self) -> None:
         if self._importance and not self._proximal:
-            moved = self._differences(self._weights, self._anchor)
-            for gradient, importance, way in zip(
-                self._gradients(), self._importance, moved, strict=True
-            ):
-                gradient.addcmul_(importance, way, value=self._strength)
+            self._pull_gradients()
+
+    @torch.no_grad()
+    def _pull_gradients(self) -> None:
+        moved = self._differences(self._weights, self._anchor)
+        for gradient, importance, way in zip(
+            self._gradients(), self._importance, moved, strict=True
+        ):
+            gradient.addcmul_(importance, way, value=self._strength)
 
     def _gradients(self) -> list[Tensor]:
         """The gradients of all parameters; zeros where this step has none."""
@@ -151,6 +154,10 @@ class Anchored(Strategy):
             torch._foreach_lerp_(list(self._weights), self._anchor, self._share)
 
     def _rates(self) -> list[float]:
+        """The learning rate of every group now."""
+        return [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    def _rates_of_parameters(self) -> list[float]:
         """The learning rate of every parameter now; 0 without an optimizer."""
         rates = {
             id(parameter): float(group["lr"])
@@ -164,7 +171,8 @@ class Anchored(Strategy):
         if not self._share:
             self._share = [torch.empty_like(importance) for importance in self._importance]
         torch._foreach_copy_(self._share, self._importance)
-        torch._foreach_mul_(self._share, [rate * self._strength for rate in rates])
+        factors = [rate * self._strength for rate in self._rates_of_parameters()]
+        torch._foreach_mul_(self._share, factors)
         torch._foreach_div_(self._share, torch._foreach_add(self._share, 1.0))
         self._share_rates = rates
 

@@ -33,7 +33,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from insitu.batch import Batch, Column
+from insitu.batch import Batch
 from insitu.criterion import Criterion
 from insitu.errors import OperatorError
 from insitu.layers.block import HebbianBlock
@@ -203,9 +203,7 @@ class KernelPlasticityStrategy(Strategy):
     def observe(self, observation: Observation) -> None:
         for part in self.parts.values():
             part.record()
-        batch = observation.batch
-        tasks = batch.column(Column.TASK).numpy()[: batch.fresh_rows]
-        self._tasks.update(int(task) for task in set(tasks.tolist()))
+        self._tasks.update(observation.batch.fresh_tasks())
 
     def end_task(self, task: int) -> None:
         """Consolidate; a task without samples since it last ended changes nothing."""

@@ -22,7 +22,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from insitu.batch import Column
 from insitu.criterion import Criterion
 from insitu.strategies.anchored import Anchored
 from insitu.strategies.base import Observation
@@ -77,7 +76,7 @@ class PathIntegral(Anchored):
 
     @torch.no_grad()
     def observe(self, observation: Observation) -> None:
-        self._tasks.update(_tasks(observation))
+        self._tasks.update(observation.batch.fresh_tasks())
         if not self._held:
             return
         if not self._path:
@@ -113,12 +112,3 @@ class PathIntegral(Anchored):
         self._path = self._taken_over("path", state["path"])
         self._tasks = {int(task) for task in state["tasks"]}
         self._held = ()
-
-
-def _tasks(observation: Observation) -> set[int]:
-    """Of the fresh rows."""
-    batch = observation.batch
-    tasks = batch.column(Column.TASK).numpy()[: batch.fresh_rows]
-    if len(tasks) and (tasks == tasks[0]).all():
-        return {int(tasks[0])}
-    return {int(task) for task in tasks}
