@@ -23,8 +23,8 @@ lambda there. The average starts at the first square and not at zero. The former
 paper also trains are left to a replay strategy. Where tasks run side by side, the end of one takes
 the whole path since the last end.
 
-Costs: ten operations over all weights a step, three quarters as much again as a step of a small
-dense network (784-400-400-10, 64 rows, one thread); next to nothing at the end of a task.
+Costs: nine operations over all weights a step, three quarters as much again as a step of a small
+dense network (784-400-400-10, 64 rows, two threads); next to nothing at the end of a task.
 
 Keeps: ten times the weights (importance, anchor, path, R, score, former score, start of the
 interval, shares of the pull, two buffers) and no samples. Constant over tasks.

@@ -16,8 +16,9 @@ where learning rate times strength is large. The paper's penalty has no half, so
 there. A path that raised the loss counts as zero, as in the authors' code; the paper does not say.
 Where tasks run side by side, the end of one takes the whole path since the last end.
 
-Costs: eight operations over all weights a step, two thirds as much again as a step of a small dense
-network (784-400-400-10, 64 rows, one thread); next to nothing at the end of a task.
+Costs: seven operations over all weights a step, a third as much again as a step of a small dense
+network (784-400-400-10, 64 rows, two threads); next to nothing at the end of a task. It is memory
+that is waited for: sixteen reads and writes of as many bytes as the weights have.
 
 Keeps: six times the weights (importance, anchor, path, shares of the pull, two buffers) and no
 samples. Constant over tasks.
