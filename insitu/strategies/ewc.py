@@ -18,10 +18,10 @@ uniform sample of the fresh rows of the task, normalised as the batches are at t
 that ends twice counts twice. Tasks may run side by side: each has samples of its own and is
 consolidated when it ends.
 
-Costs: one operation over all weights a step (two under `gradient`), which is 15 to 20 % of a step of
-a small dense network (784-400-400-10, 64 rows, two threads) and less the more rows a batch has; at
-the end of a task about one training pass over `fisher_samples` rows, where the model has plain layers
-only.
+Costs: one operation over all weights a step (two under `gradient`), which is 15 to 20 % of a step
+of a small dense network (784-400-400-10, 64 rows, two threads) and less the more rows a batch has;
+at the end of a task about one training pass over `fisher_samples` rows, where the model has plain
+layers only.
 
 Keeps: twice the weights (importance and anchor; once more under `proximal`) and `fisher_samples`
 rows of every running task. Constant over tasks.

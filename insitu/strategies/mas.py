@@ -18,10 +18,10 @@ uniform sample of them. With `every_steps` no ends of tasks are needed: importan
 as `insitu.strategies.sampled_importance` says; Aljundi et al., "Task-free continual learning"
 (2019), look for plateaus of the loss instead.
 
-Costs: one operation over all weights a step (two under `gradient`), which is 15 to 20 % of a step of
-a small dense network (784-400-400-10, 64 rows, two threads) and less the more rows a batch has; at
-the end of a task about one training pass over `samples` rows, where the model has plain layers
-only.
+Costs: one operation over all weights a step (two under `gradient`), which is 15 to 20 % of a step
+of a small dense network (784-400-400-10, 64 rows, two threads) and less the more rows a batch has;
+at the end of a task about one training pass over `samples` rows, where the model has plain
+layers only.
 
 Keeps: twice the weights (importance and anchor; once more under `proximal`) and `samples` rows of
 every running task. Constant over tasks.
