@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from insitu.batch import Batch
+from insitu.config import check_config
 from insitu.criterion import Criterion
 from insitu.errors import OperatorError
 from insitu.layers.block import HebbianBlock
@@ -25,6 +28,7 @@ from insitu.schema import Schema
 from insitu.strategies.kernel_plasticity import KernelPlasticityStrategy
 from insitu.strategies.third_factor import ThirdFactor, ThirdFactorOptions
 from insitu.trainer import Trainer
+from insitu_service.building import build_trainer
 from learning import (
     LABELLED,
     Setup,
@@ -346,3 +350,15 @@ def test_the_factor_multiplies_every_gain() -> None:
     plain.step(batch)
     moved, whole = layer_of(trainer).weight - start, layer_of(plain).weight - start
     torch.testing.assert_close(moved, 0.5 * whole, rtol=1e-4, atol=1e-6)
+
+
+def test_the_configuration_on_the_page_learns() -> None:
+    page = (Path(__file__).parent.parent / "insitu" / "docs" / "hebbian.md").read_text()
+    text = page.split("## Keeping what was learned")[1].split("The third factor of")[0]
+    fields = {"x": {"dtype": "float32", "shape": [6]}, "y": {"dtype": "int64", "shape": []}}
+    stream = {"names": ["s"], "endpoints": ["tcp://127.0.0.1:*"], "fields": fields}
+    config = check_config({**yaml.safe_load(text[text.index("    model") :]), "stream": stream})
+    trainer = build_trainer(config, torch.device("cpu"))
+    learn(trainer, range(3))
+    assert trainer.skipped_steps == 0
+    assert trainer.strategies["kernel_plasticity"].metrics()["consolidations"] == 3.0
