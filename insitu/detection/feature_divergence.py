@@ -37,7 +37,12 @@ from pydantic import Field
 from torch import Tensor
 
 from insitu.detection.late_reading import Values
-from insitu.detection.window_divergence import WindowDivergence
+from insitu.detection.window_divergence import (
+    ReferenceBlocks,
+    Threshold,
+    WindowDivergence,
+    WindowSteps,
+)
 from insitu.objectives.base import Objective
 from insitu.strategies.base import Observation
 
@@ -60,31 +65,9 @@ class FeatureDivergence(WindowDivergence):
         objective: Objective,
         generator: torch.Generator,
         *,
-        threshold: Annotated[
-            float,
-            Field(
-                gt=1.0,
-                description="a change when the divergence is larger; 1 is what chance gives",
-                json_schema_extra={"unit": "ratio"},
-            ),
-        ] = 5.0,
-        window_steps: Annotated[
-            int,
-            Field(
-                ge=1,
-                description="steps of the recent window, and of each block before it",
-                json_schema_extra={"unit": "steps"},
-            ),
-        ] = 10,
-        reference_blocks: Annotated[
-            int,
-            Field(
-                ge=2,
-                description="blocks that the recent window is compared with, at most; 4 or all of "
-                "them must be there before a change is told",
-                json_schema_extra={"unit": "blocks"},
-            ),
-        ] = 10,
+        threshold: Threshold = 5.0,
+        window_steps: WindowSteps = 10,
+        reference_blocks: ReferenceBlocks = 10,
         directions: Annotated[
             int,
             Field(

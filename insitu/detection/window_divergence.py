@@ -24,13 +24,40 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from insitu.detection.base import Detector
 from insitu.detection.late_reading import Values
+
+Threshold = Annotated[
+    float,
+    Field(
+        gt=1.0,
+        description="a change when the divergence is larger; 1 is what chance gives",
+        json_schema_extra={"unit": "ratio"},
+    ),
+]
+WindowSteps = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="steps of the recent window, and of each block before it",
+        json_schema_extra={"unit": "steps"},
+    ),
+]
+ReferenceBlocks = Annotated[
+    int,
+    Field(
+        ge=2,
+        description="blocks that the recent window is compared with, at most; 4 or all of them "
+        "must be there before a change is told",
+        json_schema_extra={"unit": "blocks"},
+    ),
+]
 
 
 class WindowDivergence(Detector):

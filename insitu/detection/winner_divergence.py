@@ -34,7 +34,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from insitu.detection.late_reading import Values
-from insitu.detection.window_divergence import WindowDivergence
+from insitu.detection.window_divergence import (
+    ReferenceBlocks,
+    Threshold,
+    WindowDivergence,
+    WindowSteps,
+)
 from insitu.errors import OperatorError
 from insitu.layers.hebbian import HebbianLayer
 from insitu.strategies.base import Observation
@@ -59,31 +64,9 @@ class WinnerDivergence(WindowDivergence):
         layer: Annotated[
             str | None, Field(description="name of the layer in the model; null: the first one")
         ] = None,
-        threshold: Annotated[
-            float,
-            Field(
-                gt=1.0,
-                description="a change when the divergence is larger; 1 is what chance gives",
-                json_schema_extra={"unit": "ratio"},
-            ),
-        ] = 5.0,
-        window_steps: Annotated[
-            int,
-            Field(
-                ge=1,
-                description="steps of the recent window, and of each block before it",
-                json_schema_extra={"unit": "steps"},
-            ),
-        ] = 20,
-        reference_blocks: Annotated[
-            int,
-            Field(
-                ge=2,
-                description="blocks that the recent window is compared with, at most; 4 or all of "
-                "them must be there before a change is told",
-                json_schema_extra={"unit": "blocks"},
-            ),
-        ] = 10,
+        threshold: Threshold = 5.0,
+        window_steps: WindowSteps = 20,
+        reference_blocks: ReferenceBlocks = 10,
         most_rows: Annotated[
             int,
             Field(
