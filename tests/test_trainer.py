@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -427,6 +428,26 @@ def test_two_strategies_of_one_name_are_told_apart() -> None:
     run(trainer, "classify", range(2))
     report = trainer.step(make_batch("classify", 7, seed=0))
     assert set(report.penalties) == {"der", "der_2"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fields: {"x": fields["x"]}, "no field 'y'"),
+        (lambda fields: {"y": fields["y"]}, "no field 'x'"),
+        (lambda fields: {**fields, "y": fields["y"] * 0 + 9}, "labels from 9 to 9"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_by_name_and_changes_nothing(
+    change: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]], message: str
+) -> None:
+    trainer, other = Setup().trainer(), Setup().trainer()
+    good = make_batch("classify", 5, seed=0)
+    with pytest.raises(OperatorError, match=message):
+        trainer.step(good.with_fields(change(good.fields)))
+    for each in (trainer, other):
+        each.step(good)
+    assert_same(copied(trainer.state_dict()), copied(other.state_dict()))
 
 
 def test_a_model_on_another_device_is_refused() -> None:

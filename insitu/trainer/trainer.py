@@ -52,6 +52,7 @@ from insitu.report import Boundary, StepReport
 from insitu.segments import EndedTask, Segments
 from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import state
+from insitu.trainer.bad_batch import explained
 from insitu.trainer.gradients import clip, gradient_norm, witnesses
 from insitu.trainer.naming import named
 from insitu.trainer.non_finite import NonFinite, NonFiniteLoss
@@ -159,7 +160,8 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: before an update, under `stop` and `rollback`.
-            OperatorError: the model's outputs have another shape than the objective's.
+            OperatorError: the model's outputs have another shape than the objective's; the batch
+                lacks a field, or has a label out of range. Nothing has changed then.
         """
         if batch.rows == 0:
             raise InternalError("a batch of 0 rows came to be trained", allowed="1 row or more")
@@ -167,8 +169,11 @@ class Trainer:
         arrived = batch
         batch = on_device(self.segments.relabel(batch), self.device)
         clock.ends("copy")
+        try:
+            counted = self._count_first(batch)
+        except KeyError as error:
+            raise explained(error, self.objective, batch) from error
         self.steps += 1
-        counted = self._count_first(batch)
         first = self._update(batch, clock, number=1, counted=counted)
         self.skipped_steps += not first.made
         replayed, update = first.forward.batch.replayed_rows, 2
@@ -201,7 +206,12 @@ class Trainer:
             batch = strategy.augment(batch)
         clock.ends("strategy")
 
-        forward = self._forward(batch)
+        try:
+            forward = self._forward(batch)
+        except (KeyError, IndexError) as error:
+            self.steps -= 1
+            self._uncount(counted)
+            raise explained(error, self.objective, batch) from error
         clock.ends("forward")
 
         losses = forward.losses
@@ -360,6 +370,11 @@ class Trainer:
             self._count(batch)
         return first
 
+    def _uncount(self, counted: bool) -> None:
+        """The very first rows were counted first, and were not trained."""
+        if self.normaliser is not None and counted:
+            self.normaliser.reset()
+
     def _count(self, batch: Batch) -> None:
         if self.normaliser is not None:
             self.normaliser.update(batch)
@@ -430,8 +445,7 @@ class Trainer:
     def _refuse(self, total: Tensor, gradients: list[Tensor], counted: bool) -> Tensor:
         """Leave everything as it was before the step; the norm that tells why."""
         norm = gradient_norm(gradients)
-        if self.normaliser is not None and counted:
-            self.normaliser.reset()
+        self._uncount(counted)
         self._forget_gradients()
         if self._hebbian is not None:
             self._hebbian.discard()
