@@ -38,6 +38,7 @@ from torch import Tensor
 
 from insitu.detection.late_reading import Values
 from insitu.detection.window_divergence import (
+    MostRows,
     ReferenceBlocks,
     Threshold,
     WindowDivergence,
@@ -76,14 +77,7 @@ class FeatureDivergence(WindowDivergence):
                 json_schema_extra={"unit": "directions"},
             ),
         ] = 16,
-        most_rows: Annotated[
-            int,
-            Field(
-                ge=1,
-                description="rows of a step that are looked at",
-                json_schema_extra={"unit": "rows"},
-            ),
-        ] = 64,
+        most_rows: MostRows = 64,
         most_elements: Annotated[
             int,
             Field(

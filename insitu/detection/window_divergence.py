@@ -58,6 +58,14 @@ ReferenceBlocks = Annotated[
         json_schema_extra={"unit": "blocks"},
     ),
 ]
+MostRows = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="rows of a step that are looked at",
+        json_schema_extra={"unit": "rows"},
+    ),
+]
 
 
 class WindowDivergence(Detector):

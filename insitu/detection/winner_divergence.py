@@ -35,6 +35,7 @@ from torch.nn import functional
 
 from insitu.detection.late_reading import Values
 from insitu.detection.window_divergence import (
+    MostRows,
     ReferenceBlocks,
     Threshold,
     WindowDivergence,
@@ -67,14 +68,7 @@ class WinnerDivergence(WindowDivergence):
         threshold: Threshold = 5.0,
         window_steps: WindowSteps = 20,
         reference_blocks: ReferenceBlocks = 10,
-        most_rows: Annotated[
-            int,
-            Field(
-                ge=1,
-                description="rows of a step that are looked at",
-                json_schema_extra={"unit": "rows"},
-            ),
-        ] = 64,
+        most_rows: MostRows = 64,
     ) -> None:
         watched = _layer_of(model, layer, self.name)
         self._most_rows = most_rows
