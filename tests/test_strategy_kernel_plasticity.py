@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from insitu.layers.kernel_plasticity import KernelPlasticity
 from insitu.layers.learning_rates import ConstantRates
 from insitu.layers.linear import HebbianLinear
 from insitu.layers.rules.softhebb import SoftHebb
+from insitu.layers.update import HebbianUpdate
+from insitu.layers.watching import Watching
 from insitu.objectives.classify import Classify
 from insitu.schema import Schema
 from insitu.strategies.kernel_plasticity import KernelPlasticityStrategy
@@ -275,11 +278,45 @@ def test_a_task_without_rows_consolidates_nothing() -> None:
     assert_same(copied(strategy.state_dict()), state)
 
 
+def test_tasks_that_end_together_are_consolidated_once() -> None:
+    one, two = hebbian_trainer(retention=0.5), hebbian_trainer(retention=0.5)
+    for number in range(6):
+        one.step(make_batch("classify", 8, seed=number, task=0))
+        two.step(make_batch("classify", 8, seed=number, task=number % 2))
+    one.end_task(0)
+    two.declare_boundary()
+    states = [copied(each.strategies["kernel_plasticity"].state_dict()) for each in (one, two)]
+    assert_same(states[0], states[1])
+    assert states[1]["layers"]["0.layer"]["last_moved_mean"].sum() > 0.0
+
+
+def test_copies_of_the_model_are_not_watched() -> None:
+    trainer = hebbian_trainer()
+    part = trainer.strategies["kernel_plasticity"].parts["0.layer"]  # type: ignore[attr-defined]
+    twin = copy.deepcopy(trainer.module)
+    trainer.step(make_batch("classify", 8, seed=0))
+    before = copied(part.state_dict())
+    HebbianUpdate(twin)  # records always
+    twin.train()(torch.rand(3, 6))
+    part.record()
+    assert torch.equal(part.images, before["images"])
+    hooks = [hook for module in twin.modules() for hook in module._forward_hooks.values()]
+    assert hooks
+    assert all(isinstance(hook, Watching) and hook._watcher is None for hook in hooks)
+
+
 # the third factor
 
 
 def factor(source: str, **options: Any) -> ThirdFactor:
     return ThirdFactor(ThirdFactorOptions(source=source, **options), torch.device("cpu"))
+
+
+def of_step(source: ThirdFactor, batch: Batch, losses: Tensor) -> float:
+    """m of a step that is made."""
+    value = source.of(batch, losses).item()
+    source.count()
+    return value
 
 
 def mixed(fresh: Tensor, replayed: Tensor) -> Batch:
@@ -289,15 +326,29 @@ def mixed(fresh: Tensor, replayed: Tensor) -> Batch:
 
 def test_surprise_is_the_loss_by_its_running_mean() -> None:
     surprise, batch = factor("surprise", decay=0.5, most=10.0), Batch.of({"x": torch.zeros(2, 1)})
-    found = [surprise.of(batch, torch.full((2,), loss)).item() for loss in (2.0, 4.0, 3.0, 60.0)]
+    found = [of_step(surprise, batch, torch.full((2,), loss)) for loss in (2.0, 4.0, 3.0, 60.0)]
     assert found == [1.0, 2.0, 1.0, 10.0]
 
 
 def test_what_is_not_finite_counts_as_one_and_is_forgotten() -> None:
     surprise, batch = factor("surprise", decay=0.5), Batch.of({"x": torch.zeros(2, 1)})
-    surprise.of(batch, torch.full((2,), 2.0))
-    assert surprise.of(batch, torch.full((2,), float("nan"))).item() == 1.0
-    assert surprise.of(batch, torch.full((2,), 4.0)).item() == 2.0
+    of_step(surprise, batch, torch.full((2,), 2.0))
+    assert of_step(surprise, batch, torch.full((2,), float("nan"))) == 1.0
+    assert of_step(surprise, batch, torch.full((2,), 4.0)) == 2.0
+
+
+def test_a_skipped_step_moves_no_running_mean() -> None:
+    trainer = hebbian_trainer(third_factor=ThirdFactorOptions(source="surprise"))
+    trainer.step(make_batch("classify", 8, seed=0))
+    strategy = trainer.strategies["kernel_plasticity"]
+    before = copied(strategy.state_dict())["third_factor"]["running"]
+    bias = list(trainer.module.parameters())[-1]
+    hook = bias.register_hook(lambda gradient: gradient * torch.nan)  # the loss is finite
+    assert trainer.step(make_batch("classify", 8, seed=1)).skipped
+    hook.remove()
+    assert torch.equal(copied(strategy.state_dict())["third_factor"]["running"], before)
+    trainer.step(make_batch("classify", 8, seed=2))
+    assert not torch.equal(copied(strategy.state_dict())["third_factor"]["running"], before)
 
 
 def test_novelty_is_the_distance_from_what_is_remembered() -> None:
@@ -305,7 +356,7 @@ def test_novelty_is_the_distance_from_what_is_remembered() -> None:
     remembered = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
     assert novelty.of(mixed(torch.ones(1, 2), remembered[:0]), torch.zeros(1)).item() == 1.0
     near, far = torch.tensor([[0.0, 1.0], [10.0, 3.0]]), torch.tensor([[0.0, 8.0]])
-    assert novelty.of(mixed(near, remembered), torch.zeros(4)).item() == 1.0
+    assert of_step(novelty, mixed(near, remembered), torch.zeros(4)) == 1.0
     assert novelty.of(mixed(far, remembered), torch.zeros(3)).item() == pytest.approx(4.0)
 
 

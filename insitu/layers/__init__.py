@@ -5,5 +5,6 @@
 
 `rules/` has the post-synaptic terms, one a file; `hebbian.py` what all layers share, `linear.py`
 and `convolution.py` the layers, `learning_rates.py` how fast a kernel moves, `update.py` the
-counterpart of an optimizer, `block.py` what is usually built from them.
+counterpart of an optimizer, `block.py` what is usually built from them, `watching.py`
+how others see what a layer answers.
 """

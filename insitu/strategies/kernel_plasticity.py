@@ -27,6 +27,7 @@ model before you trust a gain. The head forgets too: combine with replay.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -40,6 +41,7 @@ from insitu.layers.block import HebbianBlock
 from insitu.layers.hebbian import HebbianLayer
 from insitu.layers.kernel_plasticity import KernelPlasticity, Mode
 from insitu.layers.standardisation import BatchStandardisation
+from insitu.layers.watching import Watching
 from insitu.strategies.base import Observation, Strategy, check_state_keys
 from insitu.strategies.third_factor import ThirdFactor, ThirdFactorOptions
 
@@ -203,13 +205,19 @@ class KernelPlasticityStrategy(Strategy):
     def observe(self, observation: Observation) -> None:
         for part in self.parts.values():
             part.record()
+        if self._third is not None:
+            self._third.count()
         self._tasks.update(observation.batch.fresh_tasks())
 
     def end_task(self, task: int) -> None:
-        """Consolidate; a task without samples since it last ended changes nothing."""
+        """Consolidate what was counted since the last end, of whatever task.
+
+        A task without samples since then changes nothing: of several that end together the first
+        takes what all of them did.
+        """
         if task not in self._tasks:
             return
-        self._tasks.discard(task)
+        self._tasks.clear()
         for part in self.parts.values():
             part.end_task()
         self.consolidations += 1
@@ -268,18 +276,13 @@ def _watch_activations(module: nn.Module, parts: Mapping[HebbianLayer, KernelPla
         if isinstance(block, HebbianBlock) and block.activation is not None:
             sources[block.layer] = block.activation
     for layer, source in sources.items():
-        source.register_forward_hook(_Watch(layer, parts[layer]))
+        source.register_forward_hook(Watching(partial(_watch, layer, parts[layer])))
 
 
-class _Watch:
-    """A forward hook: only passes that the layer learns from are watched."""
-
-    def __init__(self, layer: HebbianLayer, part: KernelPlasticity) -> None:
-        self._layer, self._part = layer, part
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if self._layer.training and self._layer.plastic and self._layer.recording:
-            self._part.watch(output.detach())
+def _watch(layer: HebbianLayer, part: KernelPlasticity, activations: Tensor) -> None:
+    """Only passes that the layer learns from are watched."""
+    if layer.training and layer.plastic and layer.recording:
+        part.watch(activations)
 
 
 def _load(name: str, part: KernelPlasticity, saved: Mapping[str, Tensor]) -> None:

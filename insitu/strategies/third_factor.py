@@ -12,7 +12,7 @@ learning rules", 2016). Here m multiplies the gain of every kernel, between `lea
     package.module:function   your own, function(batch, losses) -> 0-dim tensor or number
 
 Running means are exponential, mean <- decay mean + (1 - decay) value, and begin at the first
-value. What is not finite counts as 1.
+value; a step that is skipped moves none. What is not finite counts as 1.
 
 Deviations: the four sources and their bounds are ours.
 """
@@ -113,13 +113,18 @@ class ThirdFactor:
     Example:
         >>> factor = ThirdFactor(ThirdFactorOptions(source="surprise"), torch.device("cpu"))
         >>> batch = Batch.of({"x": torch.zeros(2, 1)})
-        >>> [factor.of(batch, torch.full((2,), loss)).item() for loss in (1.0, 2.0)]
-        [1.0, 2.0]
+        >>> factor.of(batch, torch.full((2,), 1.0)).item()
+        1.0
+        >>> factor.count()
+        >>> factor.of(batch, torch.full((2,), 2.0)).item()
+        2.0
     """
 
     def __init__(self, options: ThirdFactorOptions, device: torch.device) -> None:
         self._options = options
         self._running = torch.full((), torch.nan, device=device)
+        #: what the running mean becomes once the step is made
+        self._next = self._running
         own: Mapping[str, Callable[[Batch, Tensor], Any]] = {
             "surprise": self._surprise,
             "novelty": self._novelty,
@@ -138,10 +143,15 @@ class ThirdFactor:
             batch: normalised, fresh rows first.
             losses: (rows,) before the update.
         """
+        self._next = self._running
         value = torch.as_tensor(self._source(batch, losses.detach()), device=self.value.device)
         value = torch.where(torch.isfinite(value), value, 1.0).to(self.value.dtype)
         self.value = value.clamp(self._options.least, self._options.most)
         return self.value
+
+    def count(self) -> None:
+        """The step was made: the running mean moves."""
+        self._running = self._next
 
     def _surprise(self, batch: Batch, losses: Tensor) -> Tensor:
         return self._by_running_mean(losses[: batch.fresh_rows].mean())
@@ -162,19 +172,19 @@ class ThirdFactor:
         return reward.to(losses.dtype).mean()
 
     def _by_running_mean(self, value: Tensor) -> Tensor:
-        """value / its running mean before it, which then moves; 1 the first time."""
+        """value / its running mean before it, which `count` then moves; 1 the first time."""
         known = torch.isfinite(value)
         before = torch.where(torch.isnan(self._running), value, self._running)
         decay = self._options.decay
         after = decay * before + (1.0 - decay) * value
-        self._running = torch.where(known, after, self._running).to(self._running.dtype)
+        self._next = torch.where(known, after, self._running).to(self._running.dtype)
         return value / before
 
     def state_dict(self) -> dict[str, Any]:
         return {"running": self._running, "value": self.value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._running = state["running"].to(self._running, copy=True)
+        self._running = self._next = state["running"].to(self._running, copy=True)
         self.value = state["value"].to(self.value, copy=True)
 
 
