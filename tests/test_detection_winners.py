@@ -72,6 +72,18 @@ def test_rows_that_are_only_looked_at_do_not_count() -> None:
     assert detector._shares is None
 
 
+def test_a_layer_that_is_frozen_is_watched_all_the_same() -> None:
+    model = network()
+    detector = WinnerDivergence(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    trainer = Trainer(
+        model, Classify(SCHEMA, classes=2), optimizer, watch=DriftWatch([(detector, 0)])
+    )
+    model[0].eval()
+    trainer.step(Batch.of({"x": torch.randn(4, 2, 6), "y": torch.zeros(4, dtype=torch.int64)}))
+    assert detector.state_dict()["steps"] == 1
+
+
 @pytest.mark.parametrize("layer", [None, "elsewhere"])
 def test_a_layer_that_is_not_there_is_refused(layer: str | None) -> None:
     model = nn.Linear(2, 2) if layer is None else network()

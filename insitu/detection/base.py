@@ -13,9 +13,9 @@ change it starts anew by itself, and `reset` makes it do so when a boundary was 
 another way.
 
 Adding a detector is adding one file: `insitu/detection/NAME.py` with `COMPONENT = TheClass`. Live
-parts that it may ask for: `objective`, `schema`, `device`, `generator`. Its module docstring says
-the paper, our deviations, what it costs (`Costs:`), when to use it (`Use it when:`), and what was
-measured (`Measured:`).
+parts that it may ask for: `objective`, `schema`, `device`, `generator`, `model`. Its module
+docstring says the paper, our deviations, what it costs (`Costs:`), when to use it
+(`Use it when:`), and what was measured (`Measured:`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ that go on learning change who wins.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from insitu.detection.window_divergence import (
 )
 from insitu.errors import OperatorError
 from insitu.layers.hebbian import HebbianLayer
+from insitu.layers.watching import Watching
 from insitu.strategies.base import Observation
 
 
@@ -73,7 +74,8 @@ class WinnerDivergence(WindowDivergence):
         watched = _layer_of(model, layer, self.name)
         self._most_rows = most_rows
         self._shares: Tensor | None = None
-        watched.register_forward_hook(self._watch)
+        self._watched = watched
+        watched.register_forward_hook(Watching(self._watch))
         super().__init__(
             features=watched.weight.shape[0],
             squared_norm=1.0,
@@ -83,11 +85,10 @@ class WinnerDivergence(WindowDivergence):
             threshold=threshold,
         )
 
-    def _watch(self, layer: nn.Module, inputs: Any, potentials: Tensor) -> None:
-        """A forward hook: who wins in the rows of a step that is learned from."""
-        assert isinstance(layer, HebbianLayer)
-        if layer.training and layer.recording:
-            potentials = potentials.detach()[: self._most_rows]
+    def _watch(self, potentials: Tensor) -> None:
+        """Who wins in the rows of a training step; also of a layer that is frozen by now."""
+        if self._watched.recording:
+            potentials = potentials[: self._most_rows]
             winners = potentials.argmax(dim=1)
             winners = winners.reshape(len(winners), -1)
             won = functional.one_hot(winners, self._features)
