@@ -25,6 +25,7 @@ from hebbian_network import (
 )
 from insitu.batch import Batch
 from insitu.component import catalogue
+from insitu.errors import OperatorError
 from insitu.layers.update import HebbianUpdate
 from insitu.models.hebbian import Hebbian
 from insitu.objectives.base import Objective
@@ -108,6 +109,18 @@ def test_a_skipped_step_leaves_kernels_rates_and_counts() -> None:
             assert torch.equal(made.module.state_dict()[name], value), name
     assert not made.step(batch(2)).skipped
     assert counts(made.module) == [2, 2]
+
+
+def test_nothing_recorded_of_a_refused_batch_is_left() -> None:
+    made = trainer()
+    made.step(batch(0))
+    bad = batch(1)
+    bad.fields["y"][0] = CLASSES
+    with pytest.raises(OperatorError):
+        made.step(bad)
+    before = copied(made.module.state_dict())
+    HebbianUpdate(made.module, record_always=False).step()
+    assert_same(copied(made.module.state_dict()), before)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

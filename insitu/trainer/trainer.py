@@ -211,6 +211,8 @@ class Trainer:
         except (KeyError, IndexError) as error:
             self.steps -= 1
             self._uncount(counted)
+            if self._hebbian is not None:
+                self._hebbian.discard()
             raise explained(error, self.objective, batch) from error
         clock.ends("forward")
 
