@@ -34,7 +34,7 @@ class EnergyCalibration:
 
     Args:
         heads: how many.
-        decay: what one row of a head leaves of its mean; at most half of it goes at once.
+        decay: what one row of a head leaves of its mean and deviation.
 
     Example:
         >>> calibration = EnergyCalibration(2, decay=0.5)
