@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,6 +53,10 @@ class BatchStandardisation(nn.Module):
         self.register_buffer("next_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("next_var", torch.ones(channels), persistent=False)
         self._has_next = False
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but once frozen it stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(rows, channels, *places), the same shape."""

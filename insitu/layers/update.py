@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from insitu.layers.hebbian import HebbianLayer
 from insitu.layers.standardisation import BatchStandardisation
+
+
+@runtime_checkable
+class FollowsUpdates(Protocol):
+    """A module that wants to know when its layers have moved, such as to freeze some of them."""
+
+    def after_update(self) -> None: ...
 
 
 class HebbianUpdate:
@@ -45,6 +53,7 @@ class HebbianUpdate:
             *self.layers,
             *self.standardisations,
         ]
+        self._followers = [part for part in module.modules() if isinstance(part, FollowsUpdates)]
         self._set_recording(record_always)
 
     def step(self) -> None:
@@ -56,6 +65,8 @@ class HebbianUpdate:
                 layer.discard()
         for standardisation in self.standardisations:
             standardisation.apply_update()
+        for follower in self._followers:
+            follower.after_update()
 
     def discard(self) -> None:
         """Forget what was recorded: the step is skipped."""

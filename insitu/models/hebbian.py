@@ -136,16 +136,14 @@ class Hebbian(nn.Module):
             )
         self._successive, self._plastic_updates = order == "successive", plastic_updates
         self._frozen = [False] * len(self._layers)
-        # recording forward passes in which nobody can come to the end of his updates; None: no end
-        self._certain_passes: int | None = None
+        # updates in which nobody can come to the end of his own; None: no end
+        self._certain_updates: int | None = None
         self.follow_counts()
         self.register_load_state_dict_post_hook(_follow_counts)  # type: ignore[no-untyped-call]
 
     def forward(self, fields: Tensor) -> Tensor:
         """(rows, *input_shape) -> (rows, *output_shape)."""
         check_input("hebbian", self.input_shape, fields)
-        if self.training and self._certain_passes is not None and self._layers[0].recording:
-            self._count_pass()
         maps = fields.reshape(fields.shape[0], *self._maps_shape)
         with torch.autocast(fields.device.type, enabled=False):  # kernels learn in float32
             for block in self.blocks:
@@ -179,19 +177,19 @@ class Hebbian(nn.Module):
             )
         return Scale() if kind == "scale" else nn.Identity()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _count_pass(self) -> None:
-        if self._certain_passes == 0:
-            self.follow_counts()
-        if self._certain_passes is not None:
-            self._certain_passes -= 1
+    def after_update(self) -> None:
+        """Called by `HebbianUpdate.step`: a block that has had its updates is frozen at once.
+
+        A layer moves at most once in each, so nothing can change before as many as are left; then
+        the layers are asked again, since steps in which nothing was recorded do not count.
+        """
+        if self._certain_updates is not None:
+            self._certain_updates -= 1
+            if self._certain_updates <= 0:
+                self.follow_counts()
 
     def follow_counts(self) -> None:
-        """Decide by the layers' counts who is plastic and who is frozen; waits for the device.
-
-        A pass makes at most one update, so until as many passes as updates are left nothing can
-        change: then it is asked again.
-        """
+        """Decide by the layers' counts who is plastic and who is frozen; waits for the device."""
         wanted = self._plastic_updates
         if wanted is None:
             return
@@ -201,8 +199,8 @@ class Hebbian(nn.Module):
         for index, layer in enumerate(self._layers):
             waits = self._successive and index > current
             layer.plastic = not self._frozen[index] and not waits
-        passes = [c for c, layer in zip(left, self._layers, strict=True) if layer.plastic]
-        self._certain_passes = min(passes, default=None)
+        to_come = [c for c, layer in zip(left, self._layers, strict=True) if layer.plastic]
+        self._certain_updates = min(to_come, default=None)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:

@@ -156,7 +156,7 @@ class KernelPlasticityStrategy(Strategy):
             Field(description="a factor on all gains that is taken from the batch"),
         ] = None,
     ) -> None:
-        module = criterion.module
+        self._module = module = criterion.module
         layers = {n: p for n, p in module.named_modules() if isinstance(p, HebbianLayer)}
         if not layers:
             raise OperatorError(
@@ -224,8 +224,12 @@ class KernelPlasticityStrategy(Strategy):
         self._freeze()
 
     def _freeze(self) -> None:
+        frozen = self.consolidations > 0
         for part in self._standardisations:
-            part.frozen = self.consolidations > 0
+            if part.frozen != frozen:
+                part.frozen = frozen
+                # an older state thaws it, where its neighbours still train
+                part.train(self._module.training)
 
     def metrics(self) -> Mapping[str, Tensor | float]:
         parts = list(self.parts.values())

@@ -117,7 +117,7 @@ class MaximallyInterferedRetrieval(Rehearsal):
         """
         virtual = self._at_the_model()
         before = self._judged(virtual, candidates)
-        virtual.module.train(self._criterion.module.training)
+        _copy_modes(self._criterion, virtual)
         gradient = virtual.gradient(batch.fresh())
         _copy(self._criterion, virtual, buffers_only=True)
         rate = self._rate
@@ -158,6 +158,12 @@ def _copy(source: Criterion, target: Criterion, *, buffers_only: bool = False) -
         torch._foreach_copy_(list(target.module.parameters()), list(source.module.parameters()))
     for own, other in zip(target.module.buffers(), source.module.buffers(), strict=True):
         own.copy_(other)
+
+
+def _copy_modes(source: Criterion, target: Criterion) -> None:
+    """Which submodules train: some may have been frozen since the copy was made."""
+    for own, other in zip(target.module.modules(), source.module.modules(), strict=True):
+        own.training = other.training
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

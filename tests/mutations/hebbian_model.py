@@ -24,7 +24,7 @@ def _pool_with_an_edge(options: Any, dimensions: int, mode: str) -> nn.Module:
 
 
 def _all_at_once(self: Any) -> None:
-    self._certain_passes = None
+    self._certain_updates = None
 
 
 def _thawing(self: Any, mode: bool = True) -> Any:
@@ -35,13 +35,13 @@ def _as_they_are(rows: Tensor, shape: Any) -> Tensor:
     return rows
 
 
-def _every_pass_an_update(self: Any) -> None:
-    """Counts passes, not the updates that they made."""
-    passed = self.__dict__.setdefault("_passed", 0)
+def _every_step_an_update(self: Any) -> None:
+    """Counts steps, not the updates that they made."""
+    passed = self.__dict__.get("_passed", 0) + 1
     current = passed // self._plastic_updates
     for index, layer in enumerate(self._layers):
         layer.plastic = index == current
-    self.__dict__["_passed"] = passed + 1
+    self.__dict__["_passed"] = passed
 
 
 _HEBBIAN = "insitu.models.hebbian:Hebbian"
@@ -51,8 +51,8 @@ MUTATIONS = {
         "insitu.models.hebbian_blocks:_pool", _pool_with_an_edge, MODEL
     ),
     "hebbian: blocks learn all at once": Mutation(f"{_HEBBIAN}.follow_counts", _all_at_once, MODEL),
-    "hebbian: passes count as updates": Mutation(
-        f"{_HEBBIAN}._count_pass", _every_pass_an_update, MODEL
+    "hebbian: steps count as updates": Mutation(
+        f"{_HEBBIAN}.after_update", _every_step_an_update, MODEL
     ),
     "hebbian: frozen blocks thaw": Mutation(f"{_HEBBIAN}.train", _thawing, MODEL),
     "hebbian: features not normalised": Mutation(
