@@ -99,6 +99,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "online_ewc": {"strength": 5.0, "fisher_samples": 10},
     "a_gem": {"reference_samples": 8},
     "kernel_plasticity": {"top": 2},
+    "lwf": {},
     "mir": {"samples_per_step": 2, "candidates": 8},
 }
 

@@ -314,7 +314,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: layer(2, size=0), "kernel_size .* is 0"),
     (lambda: layer(2, stride=[1, 1, 1]), "stride .* or 2 of them"),
     (lambda: layer(2, radius=0.0), "radius"),
-    (lambda: layer(0, by="krotov_hopfield", kernels=2)(torch.zeros(1, 2)), "rank is 3"),
+    (lambda: layer(0, by="krotov_hopfield", kernels=2), "rank is 3"),
     (lambda: layer(0, by="supervised_soft")(torch.zeros(1, 2)), "needs labels, and has none"),
     (
         lambda: layer(0, by="supervised_soft")(

@@ -207,6 +207,8 @@ def test_features_of_a_row_are_normalised() -> None:
 
 # --- what is refused
 
+_RANK_3 = {"name": "krotov_hopfield", "options": {"rank": 3}}
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -223,6 +225,7 @@ def test_features_of_a_row_are_normalised() -> None:
         ({"blocks": [{**DENSE, "rates": "linear"}]}, "`linear` needs last_update"),
         ({"blocks": [{**DENSE, "rule": {"name": "haard"}}]}, "no 'haard'.*hard"),
         ({"blocks": [{**DENSE, "rule": {"options": {"t": 1}}}]}, "t: no such option"),
+        ({"blocks": [{**DENSE, "kernels": 2, "rule": _RANK_3}]}, "block 0: .*rank is 3.*2 kernels"),
         ({"blocks": [{**DENSE, "kernals": 1}]}, "kernals: no such option"),
         ({"head": "scale"}, "head is scale, and 11 features.*`features` to 11"),
         ({"network": "cifar10", "dimensions": 0}, "block 0: kernel_size is 5"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from hebbian_network import (
     CLASSES,
@@ -22,8 +23,11 @@ from hebbian_network import (
     plasticity,
     trainer,
 )
+from insitu.analysis.learning_rate_range import learning_rate_range
 from insitu.batch import Batch
 from insitu.component import catalogue
+from insitu.detection import DriftWatch
+from insitu.detection.winner_divergence import WinnerDivergence
 from insitu.errors import OperatorError
 from insitu.layers.update import HebbianUpdate
 from insitu.objectives.base import Objective
@@ -78,6 +82,52 @@ def test_a_resumed_run_freezes_when_the_other_does(
     assert_same(copied(resumed.state_dict()), state)
 
 
+@pytest.mark.parametrize("at", [2, 5])
+def test_all_parts_together_resume_bit_identically(at: int) -> None:
+    """Blocks one after the other, a teacher, references, heads, winners, three updates a batch."""
+    whole, resumed = everything(0), everything(5)
+    learn_tasks(whole, range(at))
+    saved = copied(whole.state_dict())
+    learn_tasks(whole, range(at, at + 4))
+    state = copied(whole.state_dict())
+    resumed.load_state_dict(saved)
+    learn_tasks(resumed, range(at, at + 4))
+    assert_same(copied(resumed.state_dict()), state)
+
+
+def test_the_range_test_leaves_no_trace_in_a_hebbian_network() -> None:
+    made = everything(0)
+    learn_tasks(made, range(2))
+    state, modes = copied(made.state_dict()), training_modes(made.module)
+    learning_rate_range(made, [batch(50 + number) for number in range(12)])
+    assert_same(copied(made.state_dict()), state)
+    assert training_modes(made.module) == modes
+
+
+def training_modes(module: nn.Module) -> list[Any]:
+    return [(part.training, getattr(part, "plastic", None)) for part in module.modules()]
+
+
+def everything(seed: int) -> Trainer:
+    torch.manual_seed(seed)
+    made = trainer(
+        strategies=("replay", "kernel_plasticity", "lwf", "a_gem"),
+        goal=objective("task_heads", heads=3, features=11),
+        options={"order": "successive", "plastic_updates": 7},
+        updates_per_batch=3,
+    )
+    detector = WinnerDivergence(made.module, window_steps=2, reference_blocks=2)
+    made.watch = DriftWatch([(detector, 0)])
+    return made
+
+
+def learn_tasks(made: Trainer, numbers: range) -> None:
+    for number in numbers:
+        made.step(batch(number, task=number // 3))
+        if number % 3 == 2:
+            made.end_task(number // 3)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_layers_move_once_a_step_whatever_else_runs_forward(strategy: str) -> None:
     """A-GEM's reference, MIR's candidates and a Fisher information pass through, and teach not."""
@@ -92,7 +142,7 @@ def test_layers_move_once_a_step_whatever_else_runs_forward(strategy: str) -> No
         made.end_task(task)
     assert counts(made.module) == [8, 8]
     assert int(tracked.num_batches_tracked) == 8  # type: ignore[union-attr]
-    assert (len(passes) > 8) == (strategy in ("a_gem", "mir", "online_ewc"))
+    assert (len(passes) > 8) == (strategy in ("a_gem", "lwf", "mir", "online_ewc"))
     grads = [p.grad is not None for p in made.module.parameters()]
     assert grads == [p.requires_grad for p in made.module.parameters()]
 

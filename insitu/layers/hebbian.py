@@ -66,6 +66,7 @@ class HebbianLayer(nn.Module, ABC):
         super().__init__()
         if not radius > 0.0:
             raise OperatorError(f"the radius of first weights is {radius}", allowed="above 0")
+        rule.check_kernels(shape[0])
         self.rule, self.learning_rates = rule, learning_rates
         #: whether the layer learns at all
         self.plastic = True

@@ -17,7 +17,7 @@ were at the end of the first task.
 
 Costs: one pass over the directions and one over the activations of every Hebbian layer a step.
 
-Keeps: fourteen numbers a kernel. Constant over tasks.
+Keeps: thirteen numbers a kernel. Constant over tasks.
 
 Use it when: a network has Hebbian layers and its tasks change what they see. On easy data frozen
 or even random features forget nothing and may be as good: compare with `plastic_updates` of the

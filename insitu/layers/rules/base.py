@@ -34,6 +34,13 @@ class Rule(ABC):
     #: whether `activities` cannot do without labels
     needs_labels: ClassVar[bool] = False
 
+    def check_kernels(self, kernels: int) -> None:  # noqa: B027
+        """Refuse a layer of so many kernels, when it is built.
+
+        Raises:
+            OperatorError: the rule needs others.
+        """
+
     @abstractmethod
     def activities(self, potentials: Tensor, labels: Tensor | None) -> Tensor:
         """y, in memory of its own, as (rows, kernels, *places) as `potentials`.

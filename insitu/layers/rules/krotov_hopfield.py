@@ -50,14 +50,15 @@ class KrotovHopfield(Rule):
     ) -> None:
         self.rank, self.delta = rank, delta
 
-    def activities(self, potentials: Tensor, labels: Tensor | None) -> Tensor:
-        if self.rank > potentials.shape[1]:
+    def check_kernels(self, kernels: int) -> None:
+        if self.rank > kernels:
             raise OperatorError(
-                f"rule krotov_hopfield: rank is {self.rank}, in a layer of "
-                f"{potentials.shape[1]} kernels",
-                allowed=f"2 to {potentials.shape[1]}",
+                f"rule krotov_hopfield: rank is {self.rank}, in a layer of {kernels} kernels",
+                allowed=f"2 to {kernels}" if kernels > 1 else "a layer of 2 kernels or more",
                 consequence="the layer cannot learn",
             )
+
+    def activities(self, potentials: Tensor, labels: Tensor | None) -> Tensor:
         ranked = potentials.topk(self.rank, dim=1).indices
         y = torch.zeros_like(potentials)
         y.scatter_(1, ranked[:, -1:], -self.delta)
