@@ -72,6 +72,24 @@ def test_rows_that_are_only_looked_at_do_not_count() -> None:
     assert detector._shares is None
 
 
+@pytest.mark.parametrize("places", [(), (5,), (3, 4)])
+def test_shares_are_counts_of_winners(places: tuple[int, ...]) -> None:
+    detector = WinnerDivergence(network(), most_rows=4)
+    potentials = torch.randn(6, 8, *places, generator=generator(2))
+    potentials[1, 3] = torch.inf
+    detector._watch(potentials)
+    assert detector._shares is not None
+    assert detector._shares.shape == (4, 8)
+    for row, shares in enumerate(detector._shares):
+        at_places = potentials[row].reshape(8, -1).T.tolist()
+        winners = [max(range(8), key=place.__getitem__) for place in at_places]
+        plain = torch.tensor([winners.count(kernel) / len(winners) for kernel in range(8)])
+        if row == 1:
+            assert shares.isnan().all()
+        else:
+            torch.testing.assert_close(shares, plain)
+
+
 def test_a_layer_that_is_frozen_is_watched_all_the_same() -> None:
     model = network()
     detector = WinnerDivergence(model)

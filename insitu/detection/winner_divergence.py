@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from insitu.detection.late_reading import Values
 from insitu.detection.window_divergence import (
@@ -43,6 +42,7 @@ from insitu.detection.window_divergence import (
 )
 from insitu.errors import OperatorError
 from insitu.layers.hebbian import HebbianLayer
+from insitu.layers.rules.competition import one_hot
 from insitu.layers.watching import Watching
 from insitu.strategies.base import Observation
 
@@ -89,12 +89,10 @@ class WinnerDivergence(WindowDivergence):
         """Who wins in the rows of a training step; also of a layer that is frozen by now."""
         if self._watched.recording:
             potentials = potentials[: self._most_rows]
-            winners = potentials.argmax(dim=1)
-            winners = winners.reshape(len(winners), -1)
-            won = functional.one_hot(winners, self._features)
+            won = one_hot(potentials)
             # nobody wins where potentials are not finite
             unknown = 0.0 * potentials.flatten(1).sum(dim=1, keepdim=True)
-            self._shares = won.to(potentials.dtype).mean(dim=1) + unknown
+            self._shares = (won.flatten(2).mean(dim=2) if won.dim() > 2 else won) + unknown
 
     def measure(self, observation: Observation) -> Tensor:
         shares, self._shares = self._shares, None
