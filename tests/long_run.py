@@ -62,7 +62,7 @@ def long_run(
         watch: with all detectors, in a cooldown that never ends.
     """
     objective = make_objective("classify")
-    model = make_model(objective, hebbian=strategy in HEBBIAN)
+    model = make_model(objective, hebbian=watch or strategy in HEBBIAN)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     parts: dict[str, Any] = {
         "capacity_samples": 100,
