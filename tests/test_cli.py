@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -226,6 +227,15 @@ def test_every_control_command_is_on_the_command_line(capsys: pytest.CaptureFixt
         assert f"Usage: insitu {name}" in capsys.readouterr().out
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background job ignores SIGINT, and so do its children, unless told otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_watch_goes_on_until_interrupted(reach: list[str]) -> None:
     command = [sys.executable, "-m", "insitu_service.cli", "status", "--watch", *reach]
     with subprocess.Popen(
