@@ -16,6 +16,11 @@ MUTATIONS = {
     "kernel_plasticity: no task leaves a trace": Mutation(
         f"{_PART}.end_task", constantly(None), _TESTS
     ),
+    "kernel_plasticity: ends of tasks are not heard": Mutation(
+        "insitu.strategies.kernel_plasticity:KernelPlasticityStrategy.end_task",
+        constantly(None),
+        _TESTS,
+    ),
     "kernel_plasticity: changes are not recorded": Mutation(
         f"{_PART}.record", constantly(None), _TESTS
     ),
