@@ -99,7 +99,7 @@ class Batch:
         return replace(self, fields=fields)
 
     def column(self, column: Column) -> Tensor:
-        return self.provenance[:, column]
+        return self.provenance[:, int(column)]  # indexing by an IntEnum is slow
 
     def fresh_tasks(self) -> list[int]:
         """The task of every row from the stream; in a step faster than a tensor of so few."""

@@ -23,6 +23,9 @@ Target = Annotated[str, Field(description="field with the integer label")]
 Classes = Annotated[
     int, Field(ge=2, description="number of classes", json_schema_extra={"unit": "classes"})
 ]
+Heads = Annotated[
+    int, Field(ge=1, description="number of heads", json_schema_extra={"unit": "heads"})
+]
 Unlabelled = Annotated[
     bool,
     Field(

@@ -29,12 +29,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from insitu.batch import Batch, Column
-from insitu.objectives.labelled import Input, Labelled, Target
+from insitu.objectives.labelled import Heads, Input, Labelled, Target
 from insitu.objectives.schema_checks import label_field
 from insitu.schema import Schema
-
-#: a plain integer, since indexing by an IntEnum is slow
-_TASK = int(Column.TASK)
 
 
 class MultiHead(Labelled):
@@ -60,9 +57,7 @@ class MultiHead(Labelled):
         *,
         input: Input = "x",
         target: Target = "y",
-        heads: Annotated[
-            int, Field(ge=1, description="number of heads", json_schema_extra={"unit": "heads"})
-        ],
+        heads: Heads,
         classes: Annotated[
             int,
             Field(ge=2, description="classes of each head", json_schema_extra={"unit": "classes"}),
@@ -101,7 +96,7 @@ class MultiHead(Labelled):
             heads = batch.fields[self.head_field]
             return heads.reshape(heads.shape[0]).to(torch.int64)
         device = batch.fields[self.target_field].device
-        return batch.provenance[:, _TASK].to(device, non_blocking=True)
+        return batch.column(Column.TASK).to(device, non_blocking=True)
 
     def _own_labels(self, batch: Batch) -> Tensor:
         """(rows,) label within the head."""

@@ -42,12 +42,9 @@ from insitu.objectives.head_choice import (
     chosen_by_row,
     chosen_by_set,
 )
-from insitu.objectives.labelled import Classes, Features, Input, Labelled, Target
+from insitu.objectives.labelled import Classes, Features, Heads, Input, Labelled, Target
 from insitu.objectives.nearest_class_mean import Decay
 from insitu.schema import Schema
-
-#: a plain integer, since indexing by an IntEnum is slow
-_TASK = int(Column.TASK)
 
 
 class HeadsNetwork(nn.Module):
@@ -88,9 +85,7 @@ class TaskHeads(Labelled):
         *,
         input: Input = "x",
         target: Target = "y",
-        heads: Annotated[
-            int, Field(ge=1, description="number of heads", json_schema_extra={"unit": "heads"})
-        ],
+        heads: Heads,
         classes: Classes,
         features: Features = 64,
         choice: Annotated[
@@ -138,7 +133,7 @@ class TaskHeads(Labelled):
     def head_of(self, batch: Batch) -> Tensor:
         """(rows,) int64: the head of every row's task, on the device of the batch."""
         device = batch.fields[self.target_field].device
-        tasks = batch.provenance[:, _TASK].to(device, non_blocking=True)
+        tasks = batch.column(Column.TASK).to(device, non_blocking=True)
         return tasks.clamp(0, self.heads - 1)
 
     def distances(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -31,14 +31,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from insitu.batch import Batch, Column
+from insitu.batch import Batch
 from insitu.criterion import Criterion
 from insitu.errors import OperatorError
 from insitu.objectives.base import Objective
 from insitu.strategies.base import Observation, Strategy, check_state_keys
 from insitu.strategies.classes import appearing, logits_of
-
-_TASK = int(Column.TASK)
 
 
 class LearningWithoutForgetting(Strategy):
@@ -119,7 +117,7 @@ class LearningWithoutForgetting(Strategy):
 
     def observe(self, observation: Observation) -> None:
         batch = observation.batch
-        self._running.update(batch.provenance[: batch.fresh_rows, _TASK].tolist())
+        self._running.update(batch.fresh_tasks())
         if self._has_logits:
             labels = self._objective.labels(batch)
             assert labels is not None  # see `logits_of`

@@ -30,9 +30,6 @@ from insitu.strategies.base import Observation
 from insitu.strategies.quadratics import add_quadratic
 from insitu.task_samples import Reservoir, TaskSamples
 
-#: a plain integer, since indexing by an IntEnum is slow
-_FLAGS = int(Column.FLAGS)
-
 Samples = Annotated[
     int,
     Field(
@@ -176,7 +173,7 @@ class SampledImportance(Anchored):
 
 def _rememberable(batch: Batch) -> Batch:
     """The rows that their producer allows to be kept."""
-    flags = batch.provenance.numpy()[:, _FLAGS]
+    flags = batch.column(Column.FLAGS).numpy()
     if not flags.any():
         return batch
     return batch.select(torch.from_numpy((flags & SampleFlag.NO_REPLAY) == 0), 0)
