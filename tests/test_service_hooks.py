@@ -17,6 +17,7 @@ from served import books_balance, config, producer, push
 
 MINE = """
 import json, os, threading
+import torch
 from insitu.objectives.classify import Classify
 
 def remember(event):
@@ -32,7 +33,7 @@ def hangs(event):
 class Diverging(Classify):
     steps = 0
     def losses(self, outputs, batch):
-        self.steps += 1
+        self.steps += torch.is_grad_enabled()  # probes may be examined at any time
         return super().losses(outputs, batch) * (float("nan") if self.steps == 3 else 1.0)
 """
 
