@@ -213,6 +213,19 @@ def test_measuring_less_between_the_ends_of_tasks_leaves_their_ends_as_they_were
         run_through_service(replace(SMALL, probes_between=3), variant, stream, 0)
 
 
+def test_measuring_only_what_ended_finds_the_same_there_and_at_the_end() -> None:
+    whole, part = run("replay"), run("replay", setup=replace(SMALL, measured="ended"))
+    assert [list(moment.results) for moment in part.curve] == [["0-4"], ["0-4", "5-9"]]
+    assert part.matrix == [[whole.matrix[0][0], None], whole.matrix[1]]
+    for figure in ("average", "learning_average", "backward_transfer"):
+        assert part.figures()[figure] == whole.figures()[figure]
+    assert part.at_the_end == whole.at_the_end
+    assert part.at_the_end["accuracy"] == pytest.approx(part.figures()["average"])
+    joint = run("joint", setup=replace(SMALL, measured="ended"))
+    assert joint.curve[-1].ended == "joint"
+    assert len(joint.curve[-1].results) == 2
+
+
 def test_a_run_that_diverges_tells_it() -> None:
     told: list[str] = []
     setup = replace(SMALL, lr=1e30)
@@ -260,7 +273,7 @@ def test_the_command_writes_a_table_and_all_files(
     )
     assert main([*words.split(), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    for word in ("naive, seed 1: accuracy", "forgetting", "BWT", "±", "replay"):
+    for word in ("naive, seed 1: accuracy", "forgetting", "BWT", "±", "replay", "at the end, mean"):
         assert word in text
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(results["runs"]) == 4

@@ -6,7 +6,7 @@ Producers send some samples as probes (`SampleFlag.EVALUATE`), or files bring th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -62,10 +62,14 @@ class ProbeSets:
         """Task -> probes kept."""
         return self._samples.counts()
 
-    def evaluate(self, evaluator: Evaluator) -> dict[int, dict[str, float]]:
-        """Task -> figure -> value, over all probes of the task."""
+    def evaluate(
+        self, evaluator: Evaluator, only: Collection[int] | None = None
+    ) -> dict[int, dict[str, float]]:
+        """Task -> figure -> value, over all probes of the task; of every task, or `only` these."""
         results = {}
         for task in self._samples.tasks():
+            if only is not None and task not in only:
+                continue
             rows = self._samples.rows(task)
             if rows is not None:
                 results[task] = evaluator.evaluate(rows).figures()

@@ -37,12 +37,12 @@ def class_incremental(
         >>> images = LabelledImages.in_one_part("toy", x, y, tuple("abcd"))
         >>> stream = class_incremental(images, seed=0, tasks=2)
         >>> [(push.task, sorted(set(push.fields["y"].tolist()))) for push in stream]
-        [('0-1', [0, 1]), ('2-3', [2, 3])]
+        [('a+b', [0, 1]), ('c+d', [2, 3])]
     """
     generator = np.random.default_rng(seed)
     parts = [
         ImageTask(
-            task_name(classes),
+            task_name(classes, images.class_names),
             generator.permutation(of_classes(images.y, classes)),
             of_classes(images.held_out_y, classes),
         )

@@ -36,7 +36,7 @@ def drawn_classes(
         >>> x, y = np.zeros((20, 1, 2, 2), np.uint8), np.arange(20) % 4
         >>> images = LabelledImages.in_one_part("toy", x, y, tuple("abcd"))
         >>> drawn_classes(images, seed=1, tasks=3).tasks
-        ('0: 0-1', '1: 0+3', '2: 0+3')
+        ('0: a+b', '1: a+d', '2: a+d')
     """
     generator = np.random.default_rng(seed)
     groups = _groups(images.classes, tasks, classes_per_task, repeat, generator)
@@ -46,7 +46,7 @@ def drawn_classes(
         own = [shares[number][c][: images_per_class or None] for c in classes]
         parts.append(
             ImageTask(
-                f"{number}: {task_name(classes)}",
+                f"{number}: {task_name(classes, images.class_names)}",
                 generator.permutation(np.concatenate(own)),
                 of_classes(images.held_out_y, classes),
             )

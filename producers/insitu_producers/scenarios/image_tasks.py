@@ -17,6 +17,9 @@ from insitu_producers.images.labelled import Images, Indices, LabelledImages, La
 from insitu_producers.sources.feed import Push
 from insitu_producers.sources.task_stream import TaskStream, check_rows_per_push
 
+#: more would make names of tasks that no table has room for
+_NAMED_CLASSES = 4
+
 
 def unchanged(images: Images) -> Images:
     """The images as they are."""
@@ -114,14 +117,26 @@ def groups_of_classes(
     return [classes[start : start + size] for start in range(0, images.classes, size)]
 
 
-def task_name(classes: Sequence[int]) -> str:
-    """`0-1` for neighbours, `3+7` for others.
+def task_name(classes: Sequence[int], names: Sequence[str] = ()) -> str:
+    """What a task of these classes is called, in the order of their labels.
+
+    Up to four classes are called by their names, where the names are words; else `0-1` stands
+    for neighbours, `3+7` for others.
+
+    Args:
+        names: of all classes of the set, by label.
 
     Example:
         >>> task_name([4, 5, 6]), task_name([3]), task_name([7, 2])
         ('4-6', '3', '2+7')
+        >>> task_name([2, 0], ("bird", "cat", "ship"))
+        'bird+ship'
     """
     ordered = sorted(classes)
+    if len(ordered) <= _NAMED_CLASSES and len(names) > ordered[-1]:
+        words = [names[label] for label in ordered]
+        if not any(word.isdecimal() for word in words):
+            return "+".join(words)
     if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
         return f"{ordered[0]}-{ordered[-1]}"
     return "+".join(map(str, ordered))

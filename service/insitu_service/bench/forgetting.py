@@ -32,7 +32,7 @@ from insitu_service.bench.forgetting_recommended import recommended
 from insitu_service.bench.forgetting_result import RunResult, by_variant, summary
 from insitu_service.bench.forgetting_run import run_here
 from insitu_service.bench.forgetting_setup import Setup
-from insitu_service.bench.forgetting_table import table
+from insitu_service.bench.forgetting_table import table, table_at_the_end
 from insitu_service.bench.forgetting_variants import Variant, read_variants
 
 Runner = Callable[[Setup, Variant, TaskStream, int], RunResult]
@@ -82,6 +82,8 @@ def _fingerprint(setup: Setup, variant: Variant, runner: Runner) -> str:
     common = asdict(setup)
     if setup.probes_between is None:
         del common["probes_between"]  # runs kept before it existed have the same name
+    if setup.measured == "all":
+        del common["measured"]
     told = json.dumps([common, asdict(variant), runner.__name__], sort_keys=True, default=str)
     name = "".join(c if c.isalnum() or c in "+_-" else "_" for c in variant.name)
     return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
@@ -164,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="SETTING=VALUE", help="as of insitu serve")
     add("--evaluate-every", type=int, default=None, help="steps between measurements in a task")
     add("--probes-between", type=int, default=None, help="held-out samples of a task for these")
+    add("--measured", choices=("all", "ended"), default="all", help="tasks, where a task ends")
     add("--threads", type=int, default=None, help="of torch; 1 for figures to compare")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     add("--through-service", action="store_true", help="real services and producers")
@@ -192,7 +195,7 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
     between = arguments.probes_between
     if between is not None and between < 1:
         raise OperatorError(f"--probes-between is {between}", allowed="1 or more")
-    rest = ("evaluate_every", "probes_between", "threads", "device")
+    rest = ("evaluate_every", "probes_between", "measured", "threads", "device")
     return Setup(
         stream=arguments.stream,
         stream_options=stream_options,
@@ -265,5 +268,7 @@ def main(argv: list[str]) -> int:
     # whole, also where standard output is a file or a narrow terminal
     wide = Console(width=max(console.width, 180), soft_wrap=True)
     wide.print(table(runs, f"{setup.stream}, {arguments.seeds} seeds"))
+    if any(run.at_the_end for run in runs):
+        wide.print(table_at_the_end(runs))
     tell(f"{time.monotonic() - began:.0f} s; all figures and pictures: {arguments.output}")
     return 0

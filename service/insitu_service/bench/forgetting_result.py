@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from insitu.evaluation import EvaluationMatrix
@@ -42,6 +42,8 @@ class RunResult:
         told: figures as a service tells them, which saw more measurements than it shows.
         skipped_steps: of the steps, those that changed nothing, since loss or gradient was no
             number; many of them mean that the learning diverged.
+        at_the_end: every figure of the last measurement, its mean over the tasks; through a
+            service none.
     """
 
     variant: str
@@ -54,6 +56,7 @@ class RunResult:
     seconds: float
     told: Mapping[str, float | None] | None = None
     skipped_steps: int = 0
+    at_the_end: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Moment]:
@@ -143,6 +146,15 @@ def summary(runs: Sequence[RunResult]) -> dict[str, Spread]:
     every = [run.figures() for run in runs]
     spreads = {name: Spread.of([figures[name] for figures in every]) for name in FIGURES}
     return {**spreads, "seconds": Spread.of([run.seconds for run in runs])}
+
+
+def end_summary(runs: Sequence[RunResult]) -> dict[str, Spread]:
+    """Every figure of `at_the_end` over the seeds of one variant."""
+    names = dict.fromkeys(name for run in runs for name in run.at_the_end)
+    return {
+        name: Spread.of([run.at_the_end[name] for run in runs if name in run.at_the_end])
+        for name in names
+    }
 
 
 def by_variant(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from insitu.component import find
 from insitu.config.override import Override, apply, from_arguments
@@ -32,6 +32,8 @@ class Setup:
         evaluate_every: measure every so many steps too; None: at the ends of tasks only.
         probes: held-out samples kept of each task.
         probes_between: of them for those measurements between the ends of tasks; None: all.
+        measured: where a task ends, all tasks, or that one alone and all of them at the last end:
+            enough for averages, learning and backward transfer, and much faster.
     """
 
     stream: str
@@ -52,6 +54,7 @@ class Setup:
     threads: int | None = None
     device: str = "auto"
     probes_between: int | None = None
+    measured: Literal["all", "ended"] = "all"
 
 
 def configuration(setup: Setup, variant: Variant, stream: TaskStream, seed: int) -> dict[str, Any]:

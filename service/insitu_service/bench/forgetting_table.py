@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from insitu_service.bench.forgetting_result import RunResult, Spread, by_variant, summary
+from insitu_service.bench.forgetting_result import (
+    RunResult,
+    Spread,
+    by_variant,
+    end_summary,
+    summary,
+)
 
 #: figures of the library's matrix that table and bars show, with short titles; files have all
 SHOWN: Mapping[str, str] = {
@@ -31,6 +37,21 @@ def table(runs: Sequence[RunResult], title: str) -> Table:
     for name, group in by_variant(runs).items():
         spreads = summary(group)
         shown.add_row(name, *(text(spreads[key]) for key in SHOWN))
+    return shown
+
+
+def table_at_the_end(runs: Sequence[RunResult]) -> Table:
+    """Every score of the objective at the end, mean over tasks, a row a variant."""
+    groups = by_variant(runs)
+    spreads = {name: end_summary(group) for name, group in groups.items()}
+    headings = list(dict.fromkeys(key for each in spreads.values() for key in each))
+    shown = Table(title="at the end, mean over tasks", title_justify="left")
+    shown.add_column("strategies", no_wrap=True)
+    for heading in headings:
+        shown.add_column(heading.replace("_", " "), justify="right", no_wrap=True)
+    for name, found in spreads.items():
+        nothing = Spread(math.nan, math.nan)
+        shown.add_row(name, *(text(found.get(key, nothing)) for key in headings))
     return shown
 
 
