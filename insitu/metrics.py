@@ -131,6 +131,7 @@ def _gauge(
 
 
 _STREAM = (
+    _counter("messages", "messages", (), "Messages of producers that were understood."),
     _counter("received_samples", "samples", (), "Samples of complete batches that came in."),
     _counter("received_bytes", "bytes", (), "Bytes of payload that came in."),
     _counter("accepted_samples", "samples", (), "Samples taken into the stream buffer."),

@@ -48,6 +48,7 @@ class Readings:
     def _stream(self) -> Iterator[Reading]:
         intake, service = self._service.intake, self._service
         for name in (
+            "messages",
             "received_samples",
             "received_bytes",
             "accepted_samples",
