@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from insitu.errors import OperatorError
 from insitu.layers.initial_weights import InitialWeights, fill
 from insitu.layers.learning_rates import LearningRates
+from insitu.layers.moments import only
 from insitu.layers.rules.base import Rule
 
 
@@ -29,6 +30,9 @@ class HebbianLayer(nn.Module, ABC):
     The weights never move in the forward pass. A second recording forward pass before the update
     replaces the first one's direction. In training mode no autograd graph is built, and none goes
     through the layer; in evaluation mode it is a plain layer, differentiable by its input.
+
+    Rows that are not real (`mask`: padding to a size that never changes) teach nothing, whatever
+    they hold; kernels then move as by the others alone, up to the order of the sums.
 
     A batch that is not finite, or that overflows, moves nothing; neither do zeros.
 
@@ -74,6 +78,8 @@ class HebbianLayer(nn.Module, ABC):
         self.recording = True
         #: (rows,) labels of the next forward pass, for a rule that needs them
         self.labels: Tensor | None = None
+        #: (rows,) bool, which rows of the next passes in training mode are real; None: all
+        self.mask: Tensor | None = None
         weight = torch.empty(shape)
         fill(weight, initial_weights, radius, generator)
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -109,7 +115,7 @@ class HebbianLayer(nn.Module, ABC):
         if not self.training:
             return self._potentials(self._prepared(rows))
         with torch.no_grad():
-            prepared = self._prepared(rows)
+            prepared = self._prepared(rows if self.mask is None else only(rows, self.mask))
             potentials = self._potentials(prepared)
             if self.plastic and self.recording and rows.shape[0]:
                 self._record(prepared, potentials, self._checked(labels, rows.shape[0]))
@@ -130,6 +136,9 @@ class HebbianLayer(nn.Module, ABC):
 
     def _record(self, prepared: Tensor, potentials: Tensor, labels: Tensor | None) -> None:
         activities = self.rule.activities(potentials, labels)
+        if self.mask is not None and self.rule.decay == "activity":
+            # elsewhere patches of zeros, which have potentials of zero, are enough
+            activities = only(activities, self.mask)
         self._find_direction(activities, prepared, potentials)
         peak = torch.maximum(self.direction.amax(), -self.direction.amin())
         # 0 where the peak is 0, infinite or NaN

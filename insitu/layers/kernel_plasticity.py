@@ -135,7 +135,7 @@ class KernelPlasticity(nn.Module):
         self.register_buffer("change", torch.zeros_like(like), persistent=False)
         self.register_buffer("moved", torch.zeros_like(self.steps), persistent=False)
         self.register_buffer("seen_hits", torch.zeros_like(like), persistent=False)
-        self._seen_images = 0
+        self._seen_images: Tensor | int = 0
         if layer.gain is None:
             layer.gain = torch.ones_like(like)
 
@@ -148,14 +148,19 @@ class KernelPlasticity(nn.Module):
         """Count who is among the `top` in each image.
 
         Args:
-            activations: (rows, kernels, *places) of the layer, after its Triangle if it has one.
+            activations: (rows, kernels, *places) of the layer, after its Triangle if it has one;
+                rows that are not real by the layer's mask do not count.
         """
+        mask = self.layer.mask
         mean = activations.flatten(2).mean(dim=2) if activations.dim() > 2 else activations
         highest = mean.topk(self.top, dim=1, sorted=False).indices
         self.seen_hits.zero_()
-        ones = torch.ones_like(self.seen_hits[:1]).expand(highest.numel())
-        self.seen_hits.index_add_(0, highest.flatten(), ones)
-        self._seen_images = activations.shape[0]
+        counted = torch.ones_like(self.seen_hits[:1]).expand(len(highest))
+        if mask is not None:
+            counted = mask.to(counted.dtype)
+        each = counted.repeat_interleave(self.top, output_size=highest.numel())
+        self.seen_hits.index_add_(0, highest.flatten(), each)
+        self._seen_images = len(highest) if mask is None else mask.sum()
 
     @torch.no_grad()
     def modulate(self, third_factor: Tensor | float = 1.0) -> None:

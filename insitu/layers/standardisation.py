@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from insitu.layers.moments import moments_of, standardised
+
 
 class BatchStandardisation(nn.Module):
     """Each channel less its mean, by its standard deviation: of the batch, or the running ones.
@@ -18,6 +20,9 @@ class BatchStandardisation(nn.Module):
 
     The running statistics move with the weights: `apply_update` (called by `HebbianUpdate.step`)
     takes over those of the last forward pass in training mode that was `recording`.
+
+    Rows that are not real (`mask`) count for nothing; the statistics are those of the others, up
+    to the order in which they are summed.
 
     Deviations: a channel of a batch that is not finite leaves its running statistics as they are.
     One value a channel has no variance: the running statistics serve, and stay. Once `frozen` they
@@ -46,6 +51,8 @@ class BatchStandardisation(nn.Module):
         self.recording = True
         #: whether the running statistics are final
         self.frozen = False
+        #: (rows,) bool, which rows of the next passes in training mode are real; None: all
+        self.mask: Tensor | None = None
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
@@ -53,6 +60,8 @@ class BatchStandardisation(nn.Module):
         self.register_buffer("next_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("next_var", torch.ones(channels), persistent=False)
         self._has_next = False
+        # batches that the recorded statistics stand for
+        self._batches: Tensor | int = 1
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but once frozen it stays in evaluation mode."""
@@ -60,26 +69,43 @@ class BatchStandardisation(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(rows, channels, *places), the same shape."""
+        if self.mask is not None and self.training and not self.frozen:
+            return self._over_real(rows, self.mask)
         values_a_channel = rows.numel() // max(1, rows.shape[1])
         if not self.training or self.frozen or values_a_channel < 2:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
                 return self._standardised(rows, self.running_mean, self.running_var, False)
         with torch.no_grad():
             mean, variance = self.running_mean.clone(), self.running_var.clone()
-            standardised = self._standardised(rows, mean, variance, True)
+            result = self._standardised(rows, mean, variance, True)
             if self.recording:
                 known = torch.isfinite(mean) & torch.isfinite(variance)
                 torch.where(known, mean, self.running_mean, out=self.next_mean)
                 torch.where(known, variance, self.running_var, out=self.next_var)
-                self._has_next = True
-        return standardised
+                self._has_next, self._batches = True, 1
+        return result
+
+    @torch.no_grad()
+    def _over_real(self, rows: Tensor, mask: Tensor) -> Tensor:
+        """As in training mode, by the statistics of the rows that the mask lets through."""
+        found = moments_of(rows, mask)
+        several = found.values > 1.0
+        mean = torch.where(several, found.mean, self.running_mean)
+        variance = torch.where(several, found.variance, self.running_var)
+        if self.recording:
+            moved = self.running_mean.lerp(found.mean, self.momentum)
+            torch.where(found.known, moved, self.running_mean, out=self.next_mean)
+            moved = self.running_var.lerp(found.unbiased, self.momentum)
+            torch.where(found.known, moved, self.running_var, out=self.next_var)
+            self._has_next, self._batches = True, several
+        return standardised(rows, mean, variance, self.eps)
 
     def apply_update(self) -> None:
         """Take over the statistics that were recorded, once."""
         if self._has_next:
             self.running_mean.copy_(self.next_mean)
             self.running_var.copy_(self.next_var)
-            self.num_batches_tracked += 1
+            self.num_batches_tracked += self._batches
             self._has_next = False
 
     def discard(self) -> None:

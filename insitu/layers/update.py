@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -74,14 +74,17 @@ class HebbianUpdate:
             part.discard()
 
     @contextmanager
-    def recording(self, labels: Tensor | None = None) -> Iterator[None]:
+    def recording(self, labels: Tensor | None = None, mask: Tensor | None = None) -> Iterator[None]:
         """Inside, forward passes in training mode record; afterwards it is as it was before.
 
         Args:
             labels: (rows,) of the rows to come, for layers whose rule needs them.
+            mask: (rows,) bool, which of them are real; the others, padding to a size that never
+                changes, teach nothing and count for nothing, whatever they hold. None: all.
         """
         before = [part.recording for part in self._recorders]
         self._set_recording(True)
+        set_mask(self._recorders, mask)
         for layer in self.layers:
             layer.labels = labels
         try:
@@ -89,9 +92,16 @@ class HebbianUpdate:
         finally:
             for part, value in zip(self._recorders, before, strict=True):
                 part.recording = value
+            set_mask(self._recorders, None)
             for layer in self.layers:
                 layer.labels = None
 
     def _set_recording(self, value: bool) -> None:
         for part in self._recorders:
             part.recording = value
+
+
+def set_mask(parts: Iterable[HebbianLayer | BatchStandardisation], mask: Tensor | None) -> None:
+    """Tell parts which rows of the next passes in training mode are real; None: all."""
+    for part in parts:
+        part.mask = mask

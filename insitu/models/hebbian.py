@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from insitu.errors import OperatorError
 from insitu.layers.hebbian import HebbianLayer
+from insitu.layers.padded_rows import PaddedRows
 from insitu.layers.padding import PaddingMode
 from insitu.models.hebbian_blocks import make_stage, shape_behind
 from insitu.models.hebbian_heads import PerPlace, Scale
@@ -110,6 +111,15 @@ class Hebbian(nn.Module):
             ),
         ] = 0.0,
         head: Annotated[Head, Field(description="what takes features to the output")] = "auto",
+        padded_rows: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                description="rows that a batch in training is padded to, or a multiple of it, so "
+                "that shapes never change; padding teaches nothing. null: as batches come",
+                json_schema_extra={"unit": "rows"},
+            ),
+        ] = None,
     ) -> None:
         super().__init__()
         self.input_shape, self.output_shape = tuple(input_shape), tuple(output_shape)
@@ -129,6 +139,7 @@ class Hebbian(nn.Module):
         self.normalise_features = normalise_features
         self.head = self._make_head(head, dropout)
         self._layers = tuple(part for part in self.modules() if isinstance(part, HebbianLayer))
+        self._padded = None if padded_rows is None else PaddedRows(self.blocks, padded_rows)
         if order == "successive" and plastic_updates is None:
             raise OperatorError(
                 "model hebbian: order is successive, and plastic_updates null",
@@ -146,13 +157,20 @@ class Hebbian(nn.Module):
         check_input("hebbian", self.input_shape, fields)
         maps = fields.reshape(fields.shape[0], *self._maps_shape)
         with torch.autocast(fields.device.type, enabled=False):  # kernels learn in float32
-            for block in self.blocks:
-                maps = block(maps)
+            if self._padded is None or not self.training:
+                maps = self._through_blocks(maps)
+            else:
+                maps = self._padded(self._through_blocks, maps)
         if self.normalise_features:
             flat = functional.layer_norm(maps.flatten(1), (self.features,))
             maps = flat.view(maps.shape)
         outputs: Tensor = self.head(maps)
         return outputs.reshape(fields.shape[0], *self.output_shape)
+
+    def _through_blocks(self, maps: Tensor) -> Tensor:
+        for block in self.blocks:
+            maps = block(maps)
+        return maps
 
     def _make_head(self, kind: Head, dropout: float) -> nn.Module:
         """The head of that kind; features come to it as maps."""

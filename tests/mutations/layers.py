@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from insitu.layers.moments import moments_of
 from mutations.base import Mutation, constantly
 
 LAYERS = "tests/test_hebbian_layers.py"
 UPDATE = "tests/test_hebbian_update.py"
+MASKS = "tests/test_hebbian_masks.py"
 
 
 def _soft(self: Any, potentials: Tensor, labels: Tensor | None) -> Tensor:
@@ -91,6 +93,14 @@ MUTATIONS = {
         "insitu.layers.learning_rates:LinearRates.__call__",
         lambda self, norms, updates: torch.full_like(norms, self.eta),
         LAYERS,
+    ),
+    "hebbian: padding teaches": Mutation(
+        "insitu.layers.hebbian:only", lambda rows, real: rows.nan_to_num(1.0), MASKS
+    ),
+    "hebbian: padding counts in statistics": Mutation(
+        "insitu.layers.standardisation:moments_of",
+        lambda rows, mask: moments_of(rows, torch.ones_like(mask)),
+        MASKS,
     ),
     "hebbian: triangle without its mean": Mutation(
         "insitu.layers.triangle:Triangle.forward",
