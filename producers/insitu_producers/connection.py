@@ -1,8 +1,8 @@
 """The thread that owns a producer's socket: it sends what the window has and reads the answers.
 
-Everything that is decided is decided by `ProducerSession` and `SendWindow`; this file moves
-bytes, waits, and replaces the socket when the service has been silent. The lock of the window
-is held for decisions only, never while bytes are hashed, copied or sent.
+Everything that is decided is decided by `Dialogue`, `ProducerSession` and `SendWindow`; this file
+moves bytes, waits, and replaces the socket when it is told to. The lock of the window is held for
+decisions only, never while bytes are hashed, copied or sent.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from insitu.wire.codec import decode, encode
 from insitu.wire.messages import WireError
 from insitu.wire.session import ProducerSession, SessionState
 from insitu.wire.values import Payload
+from insitu_producers.dialogue import Dialogue
 
 logger = logging.getLogger("insitu.producer")
 
@@ -30,7 +31,6 @@ ZERO_COPY_BYTES = 64 << 10
 #: a resend does not queue behind much that will be ignored.
 SEND_HIGH_WATER_MARK = 16
 BYE_SECONDS = 1.0
-_IDLE_SECONDS = 1.0
 _SLOW_START_SECONDS = 2.0
 
 
@@ -69,10 +69,9 @@ class Connection:
     ) -> None:
         self.garbage_messages = 0
         self.failure: BaseException | None = None
-        self.wants_waking = False
+        self.dialogue = Dialogue(session)
         self._endpoint = endpoint
         self._session = session
-        self._window = session.window
         self._changed = changed
         self._context = zmq.Context(io_threads=1)
         try:
@@ -85,8 +84,6 @@ class Connection:
             ) from None
         self._waker = Waker()
         self._pending: list[Payload] | None = None
-        self._stop_at: float | None = None
-        self._bye_sent = False
         self._was_open = False
         self._told_absent = False
         self._started_at = time.monotonic()
@@ -102,7 +99,7 @@ class Connection:
     def close(self, timeout_seconds: float) -> None:
         """Say BYE, wait for its echo for at most this long, and end the thread."""
         with self._changed:
-            self._stop_at = time.monotonic() + max(0.0, timeout_seconds)
+            self.dialogue.stop_at = time.monotonic() + max(0.0, timeout_seconds)
         self._waker.wake()
         self._thread.join()
         self._waker.close()
@@ -127,12 +124,10 @@ class Connection:
                 self._changed.notify_all()
 
     def _finished(self) -> bool:
-        if self._stop_at is None:
+        if self.dialogue.stop_at is None:
             return False
         with self._changed:
-            session = self._session
-            waits = session.state is SessionState.OPEN and not session.ended
-        return not waits or time.monotonic() >= self._stop_at
+            return self.dialogue.finished(time.monotonic())
 
     def _connect(self) -> zmq.Socket[bytes]:
         options = {
@@ -183,49 +178,26 @@ class Connection:
         self._socket.send(payload, zmq.NOBLOCK, copy=len(payload) < ZERO_COPY_BYTES)
 
     def _next_frames(self) -> list[Payload] | None:
-        now = time.monotonic()
         with self._changed:
-            due = self._control_frames(now)
-            if due is not None:
-                return due
-            fragment: Outgoing | None = self._window.next_fragment()
-            if fragment is None:
-                # Waiting for credit, a push need not wake us: the ack will.
-                self.wants_waking = self._window.needed_bytes() == 0
-                return None
-            self.wants_waking = False
-        return encode(fragment.data())
-
-    def _control_frames(self, now: float) -> list[Payload] | None:
-        session = self._session
-        if session.wants_hello(now):
-            # A HELLO tells what is still here, so it is made when it can go out at once.
-            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
-                return None
-            return encode(session.hello(now))
-        if self._stop_at is not None and not self._bye_sent:
-            if session.state is SessionState.OPEN:
-                self._bye_sent = True
-                return encode(session.bye())
+            due = self.dialogue.next_message(time.monotonic(), self._is_writable)
+        if due is None:
             return None
-        ping = session.ping(now)
-        return None if ping is None else encode(ping)
+        return encode(due.data() if isinstance(due, Outgoing) else due)
+
+    def _is_writable(self) -> bool:
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
 
     # -- waiting and receiving -----------------------------------------------------------------
 
     def _sleep(self) -> None:
         now = time.monotonic()
         with self._changed:
-            waits_to_send = self._pending is not None or self._session.wants_hello(now)
-            seconds = _IDLE_SECONDS if waits_to_send else self._session.due_seconds(now)
-            if self._session.over:
-                seconds = _IDLE_SECONDS
-        if self._stop_at is not None:
-            seconds = min(seconds, max(0.0, self._stop_at - now))
+            waits_to_send = self._pending is not None or self.dialogue.waits_to_send(now)
+            seconds = self.dialogue.waits_seconds(now, waits_to_send=waits_to_send)
         events = zmq.POLLIN | (zmq.POLLOUT if waits_to_send else 0)
         ready = zmq.zmq_poll(
             [(self._socket, events), (self._waker.reader, zmq.POLLIN)],
-            int(min(seconds, _IDLE_SECONDS) * 1000) + 1,
+            int(seconds * 1000) + 1,
         )
         if any(source == self._waker.reader for source, _ in ready):
             self._waker.clear()
@@ -242,8 +214,9 @@ class Connection:
                 self._garbage(error)
                 continue
             with self._changed:
-                if self._session.receive(message, time.monotonic()):
-                    self._pending = encode(self._session.hello(time.monotonic()))
+                hello = self.dialogue.receive(message, time.monotonic())
+                if hello is not None:
+                    self._pending = encode(hello)
                 self._tell()
                 self._changed.notify_all()
 
@@ -257,9 +230,8 @@ class Connection:
     def _watch(self) -> None:
         now = time.monotonic()
         with self._changed:
-            silent = self._session.silent(now)
+            silent = self.dialogue.gives_up(now)
             if silent:
-                self._session.lost()
                 self._changed.notify_all()
             self._tell()
         if silent:
@@ -274,7 +246,7 @@ class Connection:
         """One log line when the service is lost or found, not one a message."""
         session = self._session
         is_open = session.state is SessionState.OPEN
-        if self._stop_at is not None:
+        if self.dialogue.stop_at is not None:
             return
         if is_open and not self._was_open:
             again = " again" if session.sessions > 1 else ""

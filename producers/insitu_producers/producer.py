@@ -225,7 +225,7 @@ class Producer:
     def _push_part(
         self, line: Line, columns: list[Array], rows: int, label: Label, cursor: Cursor, ids: bytes
     ) -> bool:
-        window, connection = line.window, line.connection
+        window, connection, dialogue = line.window, line.connection, line.connection.dialogue
         small = rows * window.schema.row_bytes <= _SMALL_BYTES and not self._policy.chooses
         if small and self._push_small(line, columns, rows, label, cursor, ids):
             return True
@@ -256,7 +256,7 @@ class Producer:
                 sample_ids=ids,
                 digests=digests,
             )
-            wake, connection.wants_waking = connection.wants_waking, False
+            wake, dialogue.wants_waking = dialogue.wants_waking, False
         if wake:
             connection.wake()
         return True
@@ -265,7 +265,7 @@ class Producer:
         self, line: Line, columns: list[Array], rows: int, label: Label, cursor: Cursor, ids: bytes
     ) -> bool:
         """Append to the batch that waits to be sent, if there is one and it has room."""
-        window, connection = line.window, line.connection
+        window, connection, dialogue = line.window, line.connection, line.connection.dialogue
         with self._lock:
             batch = window.growing(rows, label)
             if batch is None:
@@ -275,7 +275,7 @@ class Producer:
                 field[start : start + rows] = column
             window.grow(batch, rows, cursor, ids)
             self._full_since = None
-            wake, connection.wants_waking = connection.wants_waking, False
+            wake, dialogue.wants_waking = dialogue.wants_waking, False
         if wake:
             connection.wake()
         return True
