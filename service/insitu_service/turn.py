@@ -1,0 +1,81 @@
+"""One turn of the ingest thread: what is done between two sleeps, and in which order. No sockets.
+
+    begin      nobody's silence counts while we looked away
+    look_up    somebody woke us: drain, or give the room that came free
+    take       a message: decode it, and give it to the reception
+    end        acknowledge, and let go of those who are silent
+
+The ingest thread (`ingest.py`) brings the bytes; the simulation of the tests drives the same object
+in virtual time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from insitu.wire.codec import decode
+from insitu.wire.messages import Hello, Message, Ping, WireError
+from insitu.wire.values import Payload
+from insitu_service.reception import Reception
+from insitu_service.session import NOWHERE, Origin
+
+#: who looked away for so long cannot say that others were silent
+STALL_SECONDS = 5.0
+#: nothing comes for so long: time to acknowledge what has come
+PAUSE_SECONDS = 0.001
+#: the longest sleep
+IDLE_SECONDS = 1.0
+
+
+class Turn:
+    """Runs the reception; every method is called by the ingest thread, with monotonic seconds."""
+
+    def __init__(self, reception: Reception, now: float) -> None:
+        self.reception = reception
+        self._turned_at = now
+
+    @property
+    def waits_seconds(self) -> float:
+        """How long to sleep unless something comes."""
+        return PAUSE_SECONDS if self.reception.acknowledger.owes else IDLE_SECONDS
+
+    def begin(self, now: float) -> None:
+        away, self._turned_at = now - self._turned_at, now
+        if away > STALL_SECONDS:  # stopped, swapped out, or starved
+            self.reception.lobby.excuse(away)
+
+    def look_up(self, drain_text: str | None) -> None:
+        """Somebody woke us; the text says that nothing new is to be taken from now on."""
+        lobby = self.reception.lobby
+        if drain_text is not None and not lobby.draining:
+            lobby.drain(drain_text)
+        if not lobby.draining:
+            self.reception.acknowledger.renew()
+
+    def take(
+        self,
+        identity: bytes,
+        frames: Sequence[Payload],
+        now: float,
+        origin: Callable[[], Origin] = lambda: NOWHERE,
+    ) -> None:
+        """One message; `origin` tells which connection it came by."""
+        try:
+            message = decode(frames)
+        except WireError as error:
+            self.reception.malformed(identity, error)
+        else:
+            source = origin() if isinstance(message, (Hello, Ping)) else NOWHERE
+            self._handle(identity, message, now, source)
+
+    def _handle(self, identity: bytes, message: Message, now: float, origin: Origin) -> None:
+        """A fault of ours in one message costs one session, not the service."""
+        try:
+            self.reception.handle(identity, message, now, origin)
+        except Exception:
+            self.reception.failed(identity, message)
+
+    def end(self, now: float, *, idle: bool) -> None:
+        """After the messages; `idle`: there were none."""
+        self.reception.acknowledger.settle(idle=idle)
+        self.reception.lobby.expire(now)
