@@ -11,7 +11,7 @@ Nothing here knows threads or clocks; the stream buffer calls it under its lock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,15 +105,28 @@ class TaskLedger:
         index = self._index.get(name)
         if index is not None:
             return index
-        if len(self._names) >= self._most_tasks:
+        self.check(name)
+        self._add_name(name)
+        return len(self._names) - 1
+
+    def check(self, task: str, beside: Collection[str] = ()) -> None:
+        """Whether `index_of` would take this name, once it has taken those `beside` it.
+
+        Raises:
+            ProducerError: it would not.
+        """
+        name = task or DEFAULT_TASK
+        if name in self._index:
+            return
+        others = {other or DEFAULT_TASK for other in beside} - self._index.keys() - {name}
+        known = len(self._names) + len(others)
+        if known >= self._most_tasks:
             raise ProducerError(
-                f"task {name!r} would be number {len(self._names) + 1} of the stream",
+                f"task {name!r} would be number {known + 1} of the stream",
                 allowed=f"at most {self._most_tasks} distinct task names",
                 consequence="the batch is refused",
                 remedy="name regimes, not steps; the step belongs in the cursor",
             )
-        self._add_name(name)
-        return len(self._names) - 1
 
     def arrive(self, producer: str, task: str, rows: int) -> tuple[int, int]:
         """Take note of `rows` samples and say which (task index, visit) they belong to."""

@@ -83,7 +83,7 @@ def test_bytes_outside_of_the_batch_are_refused() -> None:
     for offset, length in ((size - 1, 2), (-1, 1), (size + 1, 0)):
         with pytest.raises(InternalError, match="written to a reservation"):
             reservation.write(offset, bytes(length))
-    reservation.publish(np.zeros((2, len(Column)), np.int64))
+    reservation.publish(np.zeros((2, len(Column)), np.int64), 1)
     with pytest.raises(InternalError, match="written to a reservation"):
         reservation.write(0, b"late")
 

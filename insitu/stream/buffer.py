@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ from insitu.stream.policies import Policy
 from insitu.stream.ring import Reservation, Ring
 from insitu.stream.room import Room
 from insitu.stream.scheduler import DrawScheduler
-from insitu.stream.stamp import Position, Stamp, provenance
+from insitu.stream.stamp import Place, Position, Stamp, provenance
 from insitu.stream.status import BufferStatus
 from insitu.tasks import DEFAULT_TASK, TaskLedger, TaskVisit
 
@@ -117,9 +117,12 @@ class StreamBuffer:
         self._clock = clock
         self._ring = Ring(schema, capacity_samples)
         self._blocks = Blocks(schema, 3, pin_memory=pin_memory)
-        self._scheduler = DrawScheduler(policy, pace, ledger, self._ring.columns, generator)
+        self._scheduler = DrawScheduler(
+            policy, pace, ledger, self._ring.columns, self._ring.places, generator
+        )
         self._room = Room(capacity_samples, drops=when_full == "drop_oldest")
         self._positions: dict[str, Position] = {}
+        self._place = Place(0)
         self._producers: dict[str, int] = {}
         self._condition = threading.Condition(threading.Lock())
         self._waiting = self._interrupted = self._saving = self._ended = False
@@ -160,11 +163,13 @@ class StreamBuffer:
         stamp: Stamp,
         *,
         keep: npt.NDArray[np.bool_] | None = None,
+        place: Place | None = None,
     ) -> bool:
         """Publish the rows of a filled reservation, and the producer's position with them.
 
         Args:
             keep: (rows,) which rows enter, the others are quarantined; None for all.
+            place: the record of the log that the batch is; None to number it here.
 
         Returns:
             False when the buffer is shut: nothing entered, and nothing may be acknowledged.
@@ -185,11 +190,11 @@ class StreamBuffer:
             self._ledger.index_of(task)
             producer = self._producers.setdefault(stamp.producer_id, len(self._producers))
             columns[:, Column.PRODUCER] = producer
-            reservation.publish(columns)
+            self._advance(stamp, rows, place, entered=len(slots))
+            reservation.publish(columns, self._place.record)
             if len(slots):
                 self._scheduler.arrivals.push(stamp.producer_id, task, slots)
             self._room.put_back(refused)
-            self._advance(stamp, rows)
             self._scheduler.counters.reserved -= rows
             self._scheduler.counters.received += len(slots)
             if self._waiting:
@@ -205,7 +210,7 @@ class StreamBuffer:
             self._scheduler.counters.reserved -= reservation.rows
             self._condition.notify_all()
 
-    def skip(self, stamp: Stamp, rows: int) -> bool:
+    def skip(self, stamp: Stamp, rows: int, *, place: Place | None = None) -> bool:
         """Take note of the position after a batch of `rows` that did not enter (quarantine).
 
         Returns:
@@ -214,10 +219,10 @@ class StreamBuffer:
         with self._condition:
             if self._shut:
                 return False
-            self._advance(stamp, rows)
+            self._advance(stamp, rows, place)
         return True
 
-    def refuse(self, stamp: Stamp, rows: int) -> bool:
+    def refuse(self, stamp: Stamp, rows: int, *, place: Place | None = None) -> bool:
         """Count a batch that was dropped because the buffer was full, and its position.
 
         Returns:
@@ -227,16 +232,23 @@ class StreamBuffer:
             if self._shut:
                 return False
             self._ledger.refuse(stamp.task, rows)
-            self._advance(stamp, rows)
+            self._advance(stamp, rows, place)
             self._scheduler.counters.received += rows
             self._scheduler.counters.dropped += rows
         return True
 
-    def leave(self, producer_id: str) -> None:
-        """The producer said BYE or expired: after its last sample it is in no task any more."""
+    def leave(self, producer_id: str, *, place: Place | None = None) -> bool:
+        """The producer said BYE or expired: after its last sample it is in no task any more.
+
+        Returns:
+            False when `place` was given and the buffer is shut: the record did not enter.
+        """
         with self._condition:
+            if not self._may_enter(place):
+                return False
             self._scheduler.arrivals.mark_left(producer_id)
             self._condition.notify_all()
+        return True
 
     def task_index(self, name: str) -> int:
         """Index of a task by its name; a new name gets the next one.
@@ -246,6 +258,15 @@ class StreamBuffer:
         """
         with self._condition:
             return self._ledger.index_of(name)
+
+    def check_task(self, name: str, beside: Collection[str]) -> None:
+        """Whether a task may come, beside others that will; makes no index yet.
+
+        Raises:
+            ProducerError: there are too many names already.
+        """
+        with self._condition:
+            self._ledger.check(name, beside)
 
     def free_samples(self) -> int:
         """Slots that reservations can get now."""
@@ -264,6 +285,20 @@ class StreamBuffer:
         """How far each producer has come, by its id."""
         with self._condition:
             return dict(self._positions)
+
+    def position(self, producer_id: str) -> Position | None:
+        """How far one producer has come; None when it never came."""
+        return self._positions.get(producer_id)
+
+    def trained(self, producer_id: str, epoch: int) -> int:
+        """Its newest batch with which all are trained, or given up by the policy; 0 for none."""
+        with self._condition:
+            return self._scheduler.books.trained(producer_id, epoch)
+
+    @property
+    def place(self) -> Place:
+        """The newest record that entered."""
+        return self._place
 
     def producers(self) -> tuple[str, ...]:
         """Ids by the index that `Column.PRODUCER` holds."""
@@ -295,6 +330,7 @@ class StreamBuffer:
         deadline = math.inf if timeout_seconds is None else started + timeout_seconds
         block = self._blocks.lend(batch_size)
         with self._condition:
+            self._scheduler.books.stepped()  # who draws again is done with what was drawn
             rows = self._wait(batch_size, deadline)
             drawn = None
             ended = self._scheduler.take_ended()
@@ -320,17 +356,35 @@ class StreamBuffer:
         if draw.block is not None:
             self._blocks.give_back(draw.block)
 
-    def end(self) -> None:
-        """The stream is over: what is left comes out, then `draw` gives None at once."""
+    def end(self, *, place: Place | None = None) -> bool:
+        """The stream is over: what is left comes out, then `draw` gives None at once.
+
+        Returns:
+            False when `place` was given and the buffer is shut: the record did not enter.
+        """
         with self._condition:
+            if not self._may_enter(place):
+                return False
             self._ended = True
             self._condition.notify_all()
+        return True
 
-    def reopen(self) -> None:
-        """The stream goes on after `end`."""
+    def reopen(self, *, place: Place | None = None) -> bool:
+        """The stream goes on after `end`; see there."""
         with self._condition:
+            if not self._may_enter(place):
+                return False
             self._ended = self._scheduler.ending = False
             self._condition.notify_all()
+        return True
+
+    @property
+    def is_shut(self) -> bool:
+        return self._shut
+
+    @property
+    def is_ended(self) -> bool:
+        return self._ended
 
     def shut(self) -> None:
         """Take nothing more, for good: what comes after the last checkpoint would be lost."""
@@ -404,6 +458,9 @@ class StreamBuffer:
                 "positions": saved_state.of_positions(self._positions),
                 "producers": list(self._producers),
                 "ended": self._ended,
+                "log": {"record": self._place.record, "chain": self._place.chain},
+                "audit": dict(self._scheduler.books.audit),
+                "batches": torch.from_numpy(self._scheduler.books.batches(list(self._producers))),
             }
             self._saving = True
         try:
@@ -415,6 +472,7 @@ class StreamBuffer:
             rows = self._saved_rows[: len(held)]
             state["rows"] = torch.index_select(self._ring.rows, 0, index, out=rows)
             state["provenance"] = self._ring.provenance.index_select(0, index)
+            state["places"] = torch.from_numpy(self._ring.places.take(held, 0))
         finally:
             with self._condition:
                 self._saving = False
@@ -442,6 +500,15 @@ class StreamBuffer:
             self._positions = saved_state.to_positions(state["positions"])
             self._producers = {name: i for i, name in enumerate(state["producers"])}
             self._ended = state["ended"]
+            self._place = Place(**state["log"])
+            self._ring.places[:rows] = state["places"].numpy()
+            self._scheduler.books.load(
+                state["batches"].numpy(),
+                self._ring.places[self._scheduler.unseen_slots()],
+                state["producers"],
+                {name: (p.epoch, p.seq) for name, p in self._positions.items()},
+                state["audit"],
+            )
 
     # ---- under the lock -------------------------------------------------------------------
 
@@ -465,9 +532,20 @@ class StreamBuffer:
         self._interrupted = False
         return rows
 
-    def _advance(self, stamp: Stamp, rows: int) -> None:
+    def _advance(self, stamp: Stamp, rows: int, place: Place | None, *, entered: int = 0) -> None:
         before = self._positions.get(stamp.producer_id)
         self._positions[stamp.producer_id] = stamp.position(rows, before)
+        self._place = place or Place(self._place.record + 1)
+        identity = stamp.producer_id, stamp.epoch, stamp.seq
+        self._scheduler.books.entered(self._place.record, *identity, rows=entered)
+
+    def _may_enter(self, place: Place | None) -> bool:
+        """Whether a mark enters; one that is a record may not come behind the last checkpoint."""
+        if place is None:
+            return True
+        if not self._shut:
+            self._place = place
+        return not self._shut
 
     def _may_drop(self, rows: int) -> bool:
         enough = rows <= self._scheduler.unseen

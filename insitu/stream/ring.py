@@ -45,6 +45,8 @@ class Ring:
         self.flat: Bytes = self.bytes.reshape(-1)
         self.records = self.flat.view(schema.numpy_row)
         self.columns: npt.NDArray[np.int64] = self.provenance.numpy()
+        #: of each slot the record that brought it, and its row in that
+        self.places: npt.NDArray[np.int64] = np.zeros((capacity_samples, 2), np.int64)
 
     def gather(self, slots: Indices, out: Bytes) -> Tensor:
         """Copy the rows of some slots to `out`, (len(slots), row_bytes); gives their provenance.
@@ -129,15 +131,32 @@ class Reservation:
             rows = self._gathered.view(np.uint8).reshape(self.rows, self._row_bytes)
             self._ring.bytes[self.slots] = rows
 
+    def lies_in(self, ring: Ring) -> bool:
+        return self._ring is ring
+
+    def pieces(self) -> list[Bytes]:
+        """The bytes of the batch in order: views of the ring, or a copy of scattered rows."""
+        if self.start >= 0:
+            base = self.start * self._row_bytes
+            return [self._ring.flat[base : base + self.size_bytes]]
+        if self._runs is None:
+            return [self._ring.bytes.take(self.slots, axis=0).reshape(-1)]
+        width = self._row_bytes
+        return [
+            self._ring.flat[slot * width : (slot + rows) * width] for slot, _, rows in self._runs
+        ]
+
     def copied(self, keep: npt.NDArray[np.bool_] | None = None) -> dict[str, Tensor]:
         """The batch by field as tensors of their own; of the rows in `keep` only, where given."""
         slots = self.slots if keep is None else self.slots[keep]
         block = self._ring.rows.index_select(0, torch.from_numpy(slots))
         return typed_views(self._ring.schema, block)
 
-    def publish(self, columns: npt.NDArray[np.int64]) -> None:
+    def publish(self, columns: npt.NDArray[np.int64], record: int) -> None:
         """Write the provenance of the rows, (rows, len(Column)), and take no more bytes."""
         self.open = False
+        self._ring.places[self.slots, 0] = record
+        self._ring.places[self.slots, 1] = np.arange(self.rows)
         if self.start >= 0:
             self._ring.columns[self.start : self.start + self.rows] = columns
         else:

@@ -20,6 +20,7 @@ from insitu.sampling import Indices
 from insitu.stream.arrivals import Arrivals
 from insitu.stream.pacing import Pace
 from insitu.stream.policies import NO_SLOTS, Drawn, Policy
+from insitu.stream.row_books import RowBooks
 from insitu.stream.state import Counters
 from insitu.stream.status import TaskFill
 from insitu.tasks import TaskLedger, TaskVisit
@@ -32,6 +33,7 @@ class DrawScheduler:
         policy, pace, ledger: see `StreamBuffer`.
         columns: (capacity, len(Column)) provenance by slot; TASK and VISIT are written when a
             sample is admitted, since only then is it known which visit it belongs to.
+        places: (capacity, 2) record and row by slot.
         generator: of all random draws.
     """
 
@@ -41,10 +43,12 @@ class DrawScheduler:
         pace: Pace,
         ledger: TaskLedger,
         columns: Indices,
+        places: Indices,
         generator: torch.Generator,
     ) -> None:
         self.arrivals = Arrivals(len(columns), ledger)
         self.counters = Counters()
+        self.books = RowBooks()
         #: the stream is over, and what is left is drawn without watermark and pace
         self.ending = False
         self._policy = policy
@@ -52,6 +56,7 @@ class DrawScheduler:
         self._ledger = ledger
         self._tasks = columns[:, Column.TASK]
         self._visits = columns[:, Column.VISIT]
+        self._places = places
         self._generator = generator
         self._partial_since: float | None = None
 
@@ -101,6 +106,7 @@ class DrawScheduler:
             rows, self._visits, self._generator, self._pace.most_draws, self.ending
         )
         self._resolve(drawn.first, dropped=False)
+        self.books.drawn(self._places[drawn.first])
         self.counters.paced += rows
         self.counters.drawn += rows
         self.counters.drawn_first += len(drawn.first)
@@ -115,7 +121,9 @@ class DrawScheduler:
         self._resolve(admitted, dropped=True)
         self.counters.inserted -= len(admitted)
         self.counters.dropped += count
-        return np.concatenate((admitted, self.arrivals.drop(count - len(admitted))))
+        slots = np.concatenate((admitted, self.arrivals.drop(count - len(admitted))))
+        self.books.dropped(self._places[slots])
+        return slots
 
     def take_ended(self) -> tuple[TaskVisit, ...]:
         """Visits all of whose samples have been drawn or dropped."""
@@ -127,6 +135,11 @@ class DrawScheduler:
     def held(self) -> Indices:
         """Slots of all samples: the policy's, then the arrivals in order."""
         return np.concatenate((self._policy.held(), self.arrivals.slots()))
+
+    def unseen_slots(self) -> Indices:
+        """Slots of the samples that were never drawn."""
+        waiting = self._policy.held()[: self._policy.unseen]
+        return np.concatenate((waiting, self.arrivals.slots()))
 
     def task_fills(self) -> tuple[TaskFill, ...]:
         waiting = self.arrivals.rows_by_task()

@@ -35,6 +35,17 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A record of the stream log: its number, and the value of the log's chain with it.
+
+    A buffer without a log numbers the batches itself, and has no chain.
+    """
+
+    record: int
+    chain: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Stamp:
     """Where a batch comes from.
 

@@ -10,7 +10,10 @@ from insitu.errors import OperatorError
 from insitu.schema import Schema
 from insitu.stream.stamp import Position
 
-_KEYS = {"schema", "scheduler", "positions", "producers", "ended", "rows", "provenance"}
+_KEYS = {
+    "schema", "scheduler", "positions", "producers", "ended", "rows", "provenance", "log", "audit",
+    "batches", "places",
+}  # fmt: skip
 _SCHEDULER_KEYS = {"policy", "pace", "arrivals", "ledger", "counters", "generator", "ending"}
 
 
