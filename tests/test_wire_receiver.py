@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from insitu.wire.codec import decode, encode
 from insitu.wire.messages import Bye, Data, Hello, NackCode
 from insitu.wire.receiver import Action, Duplicate, GoBack, Ignored, Receiver, Rejected, Write
+from insitu.wire.values import MOST_COUNT
 from wire_examples import SCHEMA, datas
 
 ROW = 32
@@ -55,6 +57,14 @@ def test_in_order() -> None:
     assert r.ack(100, 3).accepted == 2
     assert r.ack(100, 3).credit_bytes == 4 * ROW + 100
     assert r.ack(100, 3).credit_batches == 5
+
+
+def test_a_refused_batch_of_absurd_size_leaves_an_ack_that_can_be_read() -> None:
+    r = receiver()
+    assert isinstance(take(r, data(1, 0, payload_bytes=MOST_COUNT)), Rejected)
+    ack = r.ack(100, 3)
+    assert (ack.accepted, ack.credit_bytes) == (1, MOST_COUNT)
+    assert decode(encode(ack)) == ack
 
 
 def test_duplicates_are_told_before_their_checksum_is_read() -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from insitu.wire.checksum import checksum
 from insitu.wire.messages import RESEND_CODES, Ack, Bye, Data, Hello, Nack, NackCode
+from insitu.wire.values import MOST_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,5 +278,5 @@ class Receiver:
         newest = self.accepted
         return Ack(
             self.session, newest, newest if durable is None else durable, trained,
-            self._credit_bytes, self._credit_batches,
+            min(self._credit_bytes, MOST_COUNT), self._credit_batches,
         )  # fmt: skip

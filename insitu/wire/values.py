@@ -76,8 +76,10 @@ MAX_BATCH_ROWS = 65_536
 CURSOR = Check(_is_cursor, "nil, a whole number of 64 bits, a finite float, or text up to 256")
 TASK = text(128)
 
-Count = Annotated[int, whole(0, 2**63 - 1)]
-Number = Annotated[int, whole(1, 2**63 - 1)]
+#: the largest number in a message
+MOST_COUNT = 2**63 - 1
+Count = Annotated[int, whole(0, MOST_COUNT)]
+Number = Annotated[int, whole(1, MOST_COUNT)]
 Hash = Annotated[int, whole(0, 2**64 - 1)]
 Word = Annotated[int, whole(0, 2**32 - 1)]
 Rows = Annotated[int, whole(1, MAX_BATCH_ROWS)]
