@@ -213,14 +213,18 @@ def test_measuring_less_between_the_ends_of_tasks_leaves_their_ends_as_they_were
         run_through_service(replace(SMALL, probes_between=3), variant, stream, 0)
 
 
-def test_measuring_only_what_ended_finds_the_same_there_and_at_the_end() -> None:
-    whole, part = run("replay"), run("replay", setup=replace(SMALL, measured="ended"))
+@pytest.mark.parametrize("measured", ["begun", "ended"])
+def test_measuring_less_finds_the_same_at_the_end_of_a_task_and_of_all(measured: Any) -> None:
+    whole, part = run("replay"), run("replay", setup=replace(SMALL, measured=measured))
     assert [list(moment.results) for moment in part.curve] == [["0-4"], ["0-4", "5-9"]]
     assert part.matrix == [[whole.matrix[0][0], None], whole.matrix[1]]
     for figure in ("average", "learning_average", "backward_transfer"):
         assert part.figures()[figure] == whole.figures()[figure]
-    assert part.at_the_end == whole.at_the_end
-    assert part.at_the_end["accuracy"] == pytest.approx(part.figures()["average"])
+    for row, expected in zip(part.rows, whole.rows, strict=True):
+        assert row.scores == expected.scores
+    assert [row.scores["accuracy"] for row in part.rows] == pytest.approx(
+        [whole.matrix[0][0], whole.figures()["average"]]
+    )
     joint = run("joint", setup=replace(SMALL, measured="ended"))
     assert joint.curve[-1].ended == "joint"
     assert len(joint.curve[-1].results) == 2
@@ -273,7 +277,14 @@ def test_the_command_writes_a_table_and_all_files(
     )
     assert main([*words.split(), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    for word in ("naive, seed 1: accuracy", "forgetting", "BWT", "±", "replay", "at the end, mean"):
+    for word in (
+        "naive, seed 1: accuracy",
+        "forgetting",
+        "BWT",
+        "±",
+        "replay",
+        "mean over the tasks begun",
+    ):
         assert word in text
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(results["runs"]) == 4

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
@@ -31,8 +31,8 @@ from insitu_producers.sources.task_stream import TaskStream
 from insitu_service.bench.forgetting_recommended import recommended
 from insitu_service.bench.forgetting_result import RunResult, by_variant, summary
 from insitu_service.bench.forgetting_run import run_here
-from insitu_service.bench.forgetting_setup import Setup
-from insitu_service.bench.forgetting_table import table, table_at_the_end
+from insitu_service.bench.forgetting_setup import Measured, Setup
+from insitu_service.bench.forgetting_table import score_table, table
 from insitu_service.bench.forgetting_variants import Variant, read_variants
 
 Runner = Callable[[Setup, Variant, TaskStream, int], RunResult]
@@ -166,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="SETTING=VALUE", help="as of insitu serve")
     add("--evaluate-every", type=int, default=None, help="steps between measurements in a task")
     add("--probes-between", type=int, default=None, help="held-out samples of a task for these")
-    add("--measured", choices=("all", "ended"), default="all", help="tasks, where a task ends")
+    add("--measured", choices=get_args(Measured), default="all", help="tasks, where one ends")
     add("--threads", type=int, default=None, help="of torch; 1 for figures to compare")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     add("--through-service", action="store_true", help="real services and producers")
@@ -268,7 +268,6 @@ def main(argv: list[str]) -> int:
     # whole, also where standard output is a file or a narrow terminal
     wide = Console(width=max(console.width, 180), soft_wrap=True)
     wide.print(table(runs, f"{setup.stream}, {arguments.seeds} seeds"))
-    if any(run.at_the_end for run in runs):
-        wide.print(table_at_the_end(runs))
+    wide.print(score_table(runs, every_end=setup.measured == "begun"))
     tell(f"{time.monotonic() - began:.0f} s; all figures and pictures: {arguments.output}")
     return 0

@@ -22,12 +22,14 @@ class Moment:
         results: by task.
         ended: the task that had just ended; None in between.
         begun: tasks of which samples were trained by then; none: of the untrained model.
+        scores: every figure's mean over these; through a service none.
     """
 
     samples: int
     results: Mapping[str, float]
     ended: str | None
     begun: tuple[str, ...]
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,6 @@ class RunResult:
         told: figures as a service tells them, which saw more measurements than it shows.
         skipped_steps: of the steps, those that changed nothing, since loss or gradient was no
             number; many of them mean that the learning diverged.
-        at_the_end: every figure of the last measurement, its mean over the tasks; through a
-            service none.
     """
 
     variant: str
@@ -56,7 +56,6 @@ class RunResult:
     seconds: float
     told: Mapping[str, float | None] | None = None
     skipped_steps: int = 0
-    at_the_end: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Moment]:
@@ -148,13 +147,11 @@ def summary(runs: Sequence[RunResult]) -> dict[str, Spread]:
     return {**spreads, "seconds": Spread.of([run.seconds for run in runs])}
 
 
-def end_summary(runs: Sequence[RunResult]) -> dict[str, Spread]:
-    """Every figure of `at_the_end` over the seeds of one variant."""
-    names = dict.fromkeys(name for run in runs for name in run.at_the_end)
-    return {
-        name: Spread.of([run.at_the_end[name] for run in runs if name in run.at_the_end])
-        for name in names
-    }
+def score_summary(runs: Sequence[RunResult], end: int) -> dict[str, Spread]:
+    """The `scores` at the end of that number, -1 the last, over the seeds of one variant."""
+    scores = [run.rows[end].scores for run in runs if run.rows]
+    names = dict.fromkeys(name for each in scores for name in each)
+    return {name: Spread.of([each[name] for each in scores if name in each]) for name in names}
 
 
 def by_variant(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:

@@ -64,7 +64,7 @@ class Run:
         self._rows = self._samples = 0
         self._begun: dict[int, None] = {}  # tasks, in their order
         self._curve: list[Moment] = []
-        self._only_ended = setup.measured == "ended"
+        self._measured = setup.measured
         self._newest: Mapping[int, Mapping[str, float]] = {}
         self._examined_seconds = 0.0
 
@@ -80,7 +80,7 @@ class Run:
         self._buffer.leave(_PRODUCER)
         self._buffer.end()
         self._learn_what_is_there()
-        if self._only_ended and self._curve[-1].ended is not None:
+        if self._measured == "ended" and self._curve and self._curve[-1].ended is not None:
             self._measure_the_others()
         seconds = time.perf_counter() - began - self._examined_seconds
         metric, higher_is_better = self._trainer.objective.headline
@@ -94,7 +94,6 @@ class Run:
             self._trainer.steps,
             seconds,
             skipped_steps=self._trainer.skipped_steps,
-            at_the_end=_means(self._newest),
         )
 
     def _stamp(self, push: Push) -> Stamp:
@@ -134,7 +133,7 @@ class Run:
             return
         batch, _ = self._transfer(draw)
         self._buffer.release(draw)
-        if self._trainer.steps == 0 and not self._only_ended:
+        if self._trainer.steps == 0 and self._measured == "all":
             self._examine(None)
         labelled = self._trainer.segments.relabel(batch)
         report = self._trainer.step(batch)
@@ -149,33 +148,44 @@ class Run:
     def _examine(self, ended_task: int | None, *, between: bool = False) -> None:
         began = time.perf_counter()
         probes = self._probes_between if between else self._probes
-        only = [ended_task] if self._only_ended and ended_task is not None else None
-        names = self._trainer.segments.names(self._buffer.task_names())
-        metric = self._trainer.objective.headline.score
-        self._newest = probes.evaluate(self._trainer, only)
-        results = {names[task]: figures[metric] for task, figures in self._newest.items()}
+        names = self._names()
+        self._newest = probes.evaluate(self._trainer, self._to_measure(ended_task))
         ended = None if ended_task is None else names[ended_task]
         begun = tuple(names[task] for task in self._begun)
-        self._curve.append(Moment(self._samples, results, ended, begun))
+        moment = Moment(self._samples, self._headlines(), ended, begun, self._means())
+        self._curve.append(moment)
         self._examined_seconds += time.perf_counter() - began
+
+    def _to_measure(self, ended_task: int | None) -> list[int] | None:
+        """The tasks to measure; None: all."""
+        if self._measured == "begun":
+            return list(self._begun)
+        return [ended_task] if self._measured == "ended" and ended_task is not None else None
 
     def _measure_the_others(self) -> None:
         """Complete the newest measurement, of the task alone that ended last."""
         began = time.perf_counter()
         others = [task for task in self._probes.counts() if task not in self._newest]
-        names = self._trainer.segments.names(self._buffer.task_names())
-        metric = self._trainer.objective.headline.score
-        found = self._probes.evaluate(self._trainer, others)
-        self._newest = {**self._newest, **found}
-        results = {names[task]: self._newest[task][metric] for task in sorted(self._newest)}
-        self._curve[-1] = replace(self._curve[-1], results=results)
+        self._newest = {**self._newest, **self._probes.evaluate(self._trainer, others)}
+        self._curve[-1] = replace(self._curve[-1], results=self._headlines(), scores=self._means())
         self._examined_seconds += time.perf_counter() - began
 
+    def _names(self) -> Mapping[int, str]:
+        return self._trainer.segments.names(self._buffer.task_names())
 
-def _means(by_task: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """Every figure's mean over the tasks."""
-    names = dict.fromkeys(name for figures in by_task.values() for name in figures)
-    return {
-        name: statistics.fmean(figures[name] for figures in by_task.values() if name in figures)
-        for name in names
-    }
+    def _headlines(self) -> dict[str, float]:
+        """The newest results by task."""
+        names, metric = self._names(), self._trainer.objective.headline.score
+        return {names[task]: self._newest[task][metric] for task in sorted(self._newest)}
+
+    def _means(self) -> dict[str, float]:
+        """Every newest figure's mean over the tasks begun; of the untrained model over all."""
+        measured = [
+            figures
+            for task, figures in self._newest.items()
+            if task in self._begun or not self._begun.keys() & self._newest.keys()
+        ]
+        return {
+            name: statistics.fmean(figures[name] for figures in measured)
+            for name in (measured[0] if measured else ())
+        }

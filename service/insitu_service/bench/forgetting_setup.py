@@ -14,6 +14,8 @@ from insitu_service.bench.forgetting_variants import Variant
 
 _CAPACITY_SAMPLES = 1024
 
+Measured = Literal["all", "begun", "ended"]
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -32,8 +34,9 @@ class Setup:
         evaluate_every: measure every so many steps too; None: at the ends of tasks only.
         probes: held-out samples kept of each task.
         probes_between: of them for those measurements between the ends of tasks; None: all.
-        measured: where a task ends, all tasks, or that one alone and all of them at the last end:
-            enough for averages, learning and backward transfer, and much faster.
+        measured: where a task ends, all tasks; or those that have begun, which leaves out forward
+            transfer; or that one alone and all of them at the last end, which is enough for
+            average, learning and backward transfer, and much faster.
     """
 
     stream: str
@@ -54,7 +57,7 @@ class Setup:
     threads: int | None = None
     device: str = "auto"
     probes_between: int | None = None
-    measured: Literal["all", "ended"] = "all"
+    measured: Measured = "all"
 
 
 def configuration(setup: Setup, variant: Variant, stream: TaskStream, seed: int) -> dict[str, Any]:

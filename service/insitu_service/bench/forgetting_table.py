@@ -11,7 +11,7 @@ from insitu_service.bench.forgetting_result import (
     RunResult,
     Spread,
     by_variant,
-    end_summary,
+    score_summary,
     summary,
 )
 
@@ -40,18 +40,20 @@ def table(runs: Sequence[RunResult], title: str) -> Table:
     return shown
 
 
-def table_at_the_end(runs: Sequence[RunResult]) -> Table:
-    """Every score of the objective at the end, mean over tasks, a row a variant."""
-    groups = by_variant(runs)
-    spreads = {name: end_summary(group) for name, group in groups.items()}
-    headings = list(dict.fromkeys(key for each in spreads.values() for key in each))
-    shown = Table(title="at the end, mean over tasks", title_justify="left")
-    shown.add_column("strategies", no_wrap=True)
-    for heading in headings:
-        shown.add_column(heading.replace("_", " "), justify="right", no_wrap=True)
-    for name, found in spreads.items():
-        nothing = Spread(math.nan, math.nan)
-        shown.add_row(name, *(text(found.get(key, nothing)) for key in headings))
+def score_table(runs: Sequence[RunResult], *, every_end: bool = False) -> Table:
+    """Every score of the objective, its mean over the tasks begun, at the last end or at each."""
+    rows: list[tuple[str, str, dict[str, Spread]]] = []
+    for name, group in by_variant(runs).items():
+        ends = min(len(run.rows) for run in group)
+        for end in range(0 if every_end else ends - 1, ends):
+            rows.append((name, str(end + 1), score_summary(group, end)))
+    headings = list(dict.fromkeys(key for *_, scores in rows for key in scores))
+    shown = Table(title="mean over the tasks begun, where one ends", title_justify="left")
+    for heading in ("strategies", "ends", *(key.replace("_", " ") for key in headings)):
+        shown.add_column(heading, justify="left" if heading == "strategies" else "right")
+    nothing = Spread(math.nan, math.nan)
+    for name, end, scores in rows:
+        shown.add_row(name, end, *(text(scores.get(key, nothing)) for key in headings))
     return shown
 
 
