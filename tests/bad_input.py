@@ -67,7 +67,7 @@ def assert_lives(daemon: Daemon, **how: Any) -> None:
     before = daemon.metric("insitu_trained_samples_total", source="fresh")
     with honest(daemon, **how) as producer:
         producer.push(samples(16))
-        producer.flush(timeout=20.0)
+        producer.flush(timeout_seconds=20.0)
         assert producer.stats().acknowledged_rows == 16
     daemon.wait_metric("insitu_trained_samples_total", before + 16, source="fresh")
     assert_balanced(daemon)

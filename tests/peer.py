@@ -82,6 +82,8 @@ class Peer:
         self.corrupt: Callable[[Data], bool] = how.pop("corrupt", lambda data: False)
         self.quarantine: Callable[[Data], bool] = how.pop("quarantine", lambda data: False)
         self.full: Callable[[Data], bool] = how.pop("full", lambda data: False)
+        #: accepted -> (durable, trained)
+        self.positions: Callable[[int], tuple[int, int]] = how.pop("positions", lambda n: (0, 0))
         assert not how, how
         self.messages: list[str] = []
         self.pings: list[Ping] = []
@@ -155,7 +157,10 @@ class Peer:
             self._socket.send_multipart([identity, *encode(message)])
 
     def _ack(self, identity: bytes, session: Session) -> None:
-        self._send(identity, session.receiver.ack(self.credit_bytes, self.credit_batches))
+        receiver = session.receiver
+        durable, trained = self.positions(receiver.accepted)
+        credit = self.credit_bytes, self.credit_batches
+        self._send(identity, receiver.ack(*credit, durable=durable, trained=trained))
 
     def _handle(self, identity: bytes, message: Message) -> None:
         self.messages.append(type(message).__name__)

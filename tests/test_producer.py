@@ -444,6 +444,58 @@ def test_flush_and_wait_connected_time_out_with_the_count() -> None:
             p.wait_connected(0.05)
 
 
+@pytest.mark.parametrize("level", ["durable", "trained"])
+def test_flush_waits_for_a_level_without_waiting_for_heartbeats(level: str) -> None:
+    far = [0, 0]
+    place = ("durable", "trained").index(level)
+    with (
+        Peer(
+            ANY, heartbeat_seconds=30.0, positions=lambda n: (min(n, far[0]), min(n, far[1]))
+        ) as peer,
+        producer(peer.endpoint) as p,
+    ):
+        p.push({"n": np.arange(3)}, task="a")
+        p.push({"n": np.arange(4)}, task="b")
+        p.flush(10)
+        stats = p.stats()
+        assert (stats.accepted_row, stats.durable_row, stats.trained_row) == (7, 0, 0)
+        with pytest.raises(WaitTimeoutError, match=f"flush {level}.* 0 {level}|of 2 batches"):
+            p.flush(0.1, level=level)
+        far[place] = 1
+        wait_until(lambda: flushed(p, level) or getattr(p.stats(), f"{level}_seq") == 1)
+        assert getattr(p.stats(), f"{level}_row") == 3
+        far[place] = 2
+        p.flush(10, level=level)
+        assert getattr(p.stats(), f"{level}_row") == 7
+        assert getattr(p.stats(), f"{level}_seq") == 2
+        with pytest.raises(ProducerError, match="level is 'soon'"):
+            p.flush(level="soon")
+
+
+def flushed(p: Producer, level: str) -> bool:
+    try:
+        p.flush(0.05, level=level)
+    except WaitTimeoutError:
+        return False
+    return True
+
+
+def test_a_durable_stream_is_closed_when_the_last_batch_is_on_the_disk() -> None:
+    asked: list[int] = []
+
+    def positions(accepted: int) -> tuple[int, int]:
+        asked.append(accepted)
+        return (accepted if len(asked) > 20 else 0), 0
+
+    with Peer(ANY, ack_level="durable", heartbeat_seconds=30.0, positions=positions) as peer:
+        with producer(peer.endpoint) as p:
+            p.push({"n": np.arange(3)})
+            p.flush(10)
+            assert p.stats().pending_rows == 3
+        assert p.stats().acknowledged_rows == 3
+        assert p.stats().dropped_rows == {}
+
+
 def test_close_never_hangs_and_a_closed_producer_says_so() -> None:
     p = producer(NOBODY, linger_seconds=0.2)
     p.push({"n": [1]})

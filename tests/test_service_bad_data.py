@@ -68,7 +68,7 @@ def test_another_schema_is_refused_at_the_door(
     with honest(daemon, "stranger") as producer:
         producer.push(arrays)
         with pytest.raises(ProducerError, match="schema") as caught:
-            producer.flush(timeout=20.0)
+            producer.flush(timeout_seconds=20.0)
     assert said in str(caught.value)
     assert daemon.metric("insitu_refused_sessions_total", reason="schema") == before + 1
     assert_lives(daemon)
@@ -82,7 +82,7 @@ def test_arrays_that_do_not_fit_the_schema_raise_at_the_push(daemon: Daemon) -> 
         with pytest.raises(ProducerError, match="y"):
             producer.push({"x": np.zeros((2, 4), np.float32), "y": np.zeros(3, np.int64)})
         producer.push(samples(2))
-        producer.flush(timeout=20.0)
+        producer.flush(timeout_seconds=20.0)
         assert producer.stats().acknowledged_rows == 4
     assert_lives(daemon)
 
@@ -93,7 +93,7 @@ def test_only_the_rows_with_nan_or_infinity_are_quarantined(daemon: Daemon) -> N
     bad["x"][2, 1], bad["x"][5, 0] = np.nan, -np.inf
     with honest(daemon, "noisy") as producer:
         producer.push(bad)
-        producer.flush(timeout=20.0)
+        producer.flush(timeout_seconds=20.0)
         error = producer.stats().last_error
     assert "'x'" in error
     assert "2 of 8 rows" in error
@@ -111,7 +111,7 @@ def test_labels_out_of_range_are_quarantined(daemon: Daemon, label: int) -> None
     bad["y"][3] = label
     with honest(daemon, f"mislabelled {label}") as producer:
         producer.push(bad)
-        producer.flush(timeout=20.0)
+        producer.flush(timeout_seconds=20.0)
         error = producer.stats().last_error
     assert f"value {label} in row 3" in error
     assert "[0, 9]" in error
@@ -127,7 +127,7 @@ def test_a_row_with_each_fault_in_one_batch_leaves_only_the_good_ones(daemon: Da
     bad["x"][0, 0], bad["y"][7] = np.nan, 11
     with honest(daemon, "twice wrong") as producer:
         producer.push(bad)
-        producer.flush(timeout=20.0)
+        producer.flush(timeout_seconds=20.0)
         assert "value 11" in producer.stats().last_error
     assert daemon.metric("insitu_quarantined_samples_total") == before + 2
     daemon.wait_metric("insitu_trained_samples_total", trained_before + 6, source="fresh")
@@ -140,10 +140,10 @@ def test_one_task_name_too_many_is_refused_and_the_known_ones_go_on(daemon: Daem
         for index in range(6):
             producer.push(samples(4), task=f"task-{index}")
         producer.push(samples(4), task="yet another", evaluate=True)
-        producer.flush(timeout=20.0)
+        producer.flush(timeout_seconds=20.0)
         error = producer.stats().last_error
         producer.push(samples(4), task="task-0")
-        producer.flush(timeout=20.0)
+        producer.flush(timeout_seconds=20.0)
     assert "task" in error
     assert "4" in error
     assert quarantined(daemon, "malformed") >= before + 12
@@ -252,7 +252,7 @@ def test_clip_mends_the_values_and_trains_all_rows(
         bad["x"][2, 1], bad["x"][5] = np.nan, np.inf
         with Producer(daemon.endpoint, stream="lab", producer_id="noisy") as producer:
             producer.push(bad)
-            producer.flush(timeout=20.0)
+            producer.flush(timeout_seconds=20.0)
             assert producer.stats().acknowledged_rows == 8
         daemon.wait_metric("insitu_trained_samples_total", 8, source="fresh")
         assert daemon.metric("insitu_clipped_values_total") == 5

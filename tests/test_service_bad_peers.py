@@ -103,7 +103,7 @@ def test_an_unknown_stream_is_named_with_those_that_exist(daemon: Daemon) -> Non
     ) as producer:
         producer.push(samples(2))
         with pytest.raises(ProducerError, match=r"'lap'.*allowed: lab"):
-            producer.flush(timeout=20.0)
+            producer.flush(timeout_seconds=20.0)
         with pytest.raises(ProducerError, match="'lap'"):
             producer.push(samples(2))
     assert refusals(daemon, "stream") == before + 1
@@ -117,7 +117,7 @@ def test_a_wrong_token_is_refused(daemon: Daemon, token: str) -> None:
     with honest(daemon, "intruder", token=token) as producer:
         producer.push(samples(2))
         with pytest.raises(ProducerError, match="token is missing or wrong"):
-            producer.flush(timeout=20.0)
+            producer.flush(timeout_seconds=20.0)
     assert refusals(daemon, "token") == before + 1
     lives(daemon)
 
@@ -210,14 +210,14 @@ def test_of_two_producers_with_one_id_the_newer_stays(daemon: Daemon) -> None:
     before = daemon.metric("insitu_fenced_sessions_total")
     with honest(daemon, "twin", token=TOKEN, epoch=1) as older:
         older.push(samples(4))
-        older.flush(timeout=20.0)
+        older.flush(timeout_seconds=20.0)
         with honest(daemon, "twin", token=TOKEN, epoch=2) as newer:
             newer.push(samples(4))
-            newer.flush(timeout=20.0)
+            newer.flush(timeout_seconds=20.0)
             with pytest.raises(ProducerError, match=r"newer producer took over.*'twin'"):
                 _push_until_it_raises(older)
             newer.push(samples(4))
-            newer.flush(timeout=20.0)
+            newer.flush(timeout_seconds=20.0)
             assert newer.stats().acknowledged_rows == 8
     assert daemon.metric("insitu_fenced_sessions_total") == before + 1
     with Hostile(daemon.endpoint) as late:
@@ -239,14 +239,14 @@ def test_one_producer_too_many_waits_at_the_door(daemon: Daemon) -> None:
     crowd = [honest(daemon, f"crowd-{i}", token=TOKEN) for i in range(MOST_PRODUCERS)]
     for member in crowd:
         member.push(samples(1))
-        member.flush(timeout=20.0)
+        member.flush(timeout_seconds=20.0)
     with honest(daemon, "one too many", token=TOKEN) as late:
         late.push(samples(3))
         wait_for(lambda: refusals(daemon, "limit") > before, "its refusal")
         wait_for(lambda: "max_producers" in late.stats().last_error, "the reason")
         for member in crowd:
             member.close()
-        late.flush(timeout=20.0)  # it has asked again by itself
+        late.flush(timeout_seconds=20.0)  # it has asked again by itself
         assert late.stats().acknowledged_rows == 3
     lives(daemon)
 

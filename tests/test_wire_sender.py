@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from insitu.errors import ProducerError
 from insitu.schema import Schema
 from insitu.wire.batches import Label
+from insitu.wire.marks import RowMarks
 from insitu.wire.messages import (
     Ack,
     Bye,
@@ -193,15 +194,87 @@ def test_acks_of_what_was_never_sent_are_not_believed() -> None:
     assert window.books.pending_rows == 4
 
 
-def test_durable_sessions_keep_batches_until_they_are_durable() -> None:
+@pytest.mark.parametrize("level", ["received", "logged", "durable"])
+def test_a_batch_is_let_go_of_at_the_level_that_the_service_promises(level: str) -> None:
     window = window_with()
     push(window, 4)
-    window.open(welcome(ack_level="durable"))
+    window.open(welcome(ack_level=level))
     sent(window)
     window.acknowledge(ack(1, durable=0))
-    assert window.books.pending_rows == 4
+    assert window.books.pending_rows == (4 if level == "durable" else 0)
     window.acknowledge(ack(1, durable=1))
     assert window.books.pending_rows == 0
+
+
+def test_what_is_accepted_and_not_durable_survives_a_lost_connection_unsent() -> None:
+    window = window_with()
+    window.open(welcome(ack_level="durable"))
+    for task in "abc":
+        push(window, 4, task)
+    sent(window)
+    window.refuse(Nack(5, 1, "range", "label 11", False))
+    window.acknowledge(ack(1, durable=0))
+    window.suspend()
+    window.open(welcome(session=6, next_seq=3, ack_level="durable"))
+    assert [d.seq for d in sent(window)] == [3], "accepted batches do not go out again"
+    assert window.books.pending_rows == 12
+    assert window.first_available == (1, 0), "the service may come back from before batch 1"
+    window.acknowledge(ack(3, durable=1))
+    assert (window.books.quarantined_rows, window.books.pending_rows) == (4, 8)
+    window.suspend()
+    window.open(welcome(session=7, next_seq=2, ack_level="durable"))  # power was lost
+    assert [(d.seq, d.first_row) for d in sent(window)] == [(2, 4), (3, 8)]
+    window.acknowledge(ack(3, durable=3))
+    assert (window.books.acknowledged_rows, window.books.pending_rows) == (8, 0)
+
+
+def test_positions_are_told_in_rows_and_may_go_back_with_the_service() -> None:
+    window = window_with()
+    window.open(welcome())
+    for task in "abc":
+        push(window, 4, task)
+    sent(window)
+    window.acknowledge(ack(3, durable=2, trained=1))
+    window.acknowledge(ack(3, durable=1, trained=0))  # an old ack, overtaken
+    assert (window.accepted, window.durable, window.trained) == (3, 2, 1)
+    assert [window.row_of(seq) for seq in (1, 2, 3)] == [4, 8, 12]
+    assert window.trained_row == 4
+    window.open(welcome(session=6, next_seq=4))
+    window.acknowledge(ack(3, durable=3, trained=0))
+    assert (window.durable, window.trained, window.trained_row) == (3, 0, 0)
+    window.acknowledge(ack(3, durable=9, trained=9))
+    assert (window.durable, window.trained) == (3, 3), "nothing is durable before it is accepted"
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=40), st.data())
+def test_row_marks_are_the_running_sum_of_rows(sizes: list[int], data: st.DataObject) -> None:
+    marks, ends = RowMarks(), [0]
+    for rows in sizes:
+        ends.append(ends[-1] + rows)
+        assert marks.add(ends[-1]) == len(ends) - 1
+    next_seq = data.draw(st.integers(1, len(ends) + 3))
+    marks.renumber(next_seq)
+    taken = ends[:next_seq]
+    assert marks.last_seq == next_seq - 1
+    assert marks.last_row == taken[-1]
+    for seq in range(len(taken) if next_seq <= len(ends) else 0):
+        assert marks.row_of(seq) == taken[seq]
+        if seq:
+            assert marks.seq_of(taken[seq] - 1) == seq
+    assert marks.seq_of(taken[-1]) == next_seq
+    assert marks.add(99999) == next_seq
+
+
+def test_row_marks_forget_what_is_trained_and_are_bounded() -> None:
+    marks = RowMarks()
+    for row in range(1, 40_001):
+        marks.add(row)
+    marks.forget(30_000, 5_000)
+    assert marks.row_of(40_000) == 40_000
+    assert marks.row_of(4_999) is None
+    assert len(marks.state()[2]) < 20_000
+    marks.forget(40_000, 40_000)
+    assert marks.state() == [40_000, 40_000, []]
 
 
 def test_quarantined_rows_are_told_apart() -> None:
@@ -369,6 +442,21 @@ def test_pings_at_each_heartbeat_and_once_when_credit_is_out() -> None:
     assert session.ping(0.6) is None
     assert session.ping(1.6) is not None
     assert session.due_seconds(2.0) == pytest.approx(0.6)
+
+
+def test_pings_follow_each_answer_while_somebody_waits() -> None:
+    session = opened(window_with())
+    session.waiting = 1
+    asking = session.ping(0.1)
+    assert asking is not None
+    assert session.ping(0.5) is None, "the service has not answered yet"
+    session.receive(Pong(5, asking.stamp_ns), 0.6)
+    assert 0 < session.due_seconds(0.6) < 0.1
+    assert session.ping(0.7) is not None
+    session.receive(Pong(5, asking.stamp_ns), 0.8)
+    session.waiting = 0
+    assert session.ping(0.9) is None
+    assert session.ping(1.7) is not None
 
 
 def test_silence_is_noticed() -> None:

@@ -258,7 +258,7 @@ class Receiver:
         free_bytes: int,
         free_batches: int,
         *,
-        durable: int | None = None,
+        durable: int = 0,
         trained: int = 0,
     ) -> Ack:
         """The cumulative ack, with room for `free_*` beyond everything that was begun.
@@ -268,8 +268,10 @@ class Receiver:
         Args:
             free_bytes, free_batches: what this producer may send further; a batch that is begun
                 but not complete has its room already.
-            durable: newest batch that survives a crash; None: all accepted ones.
-            trained: newest batch of which every sample was trained.
+            durable: newest batch that is on disk, with all before it: it survives a loss of
+                power. 0 without a log.
+            trained: newest batch of which, and of all before it, every sample was trained or
+                given up by the policy.
         """
         begun = self._open.payload_bytes if self._open is not None else 0
         batches = self._settled_batches + (self._open is not None)
@@ -277,6 +279,6 @@ class Receiver:
         self._credit_batches = max(self._credit_batches, batches + free_batches)
         newest = self.accepted
         return Ack(
-            self.session, newest, newest if durable is None else durable, trained,
+            self.session, newest, min(durable, newest), min(trained, newest),
             min(self._credit_bytes, MOST_COUNT), self._credit_batches,
         )  # fmt: skip

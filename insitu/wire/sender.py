@@ -1,31 +1,33 @@
-"""The producer's side of a stream as a state machine: what is pushed, sent and let go of.
+"""The producer's side of a stream as a state machine: what is sent, sent again and let go of.
 
-Rows are reserved in slabs, written there by the caller, and committed; committed pushes of one
-task merge into the last batch as long as nobody has sent it ("smart batching": nothing waits
-while the sender is idle, and while it is behind small pushes become large messages). A batch is
-given its sequence number when it is first sent, so pushes that are dropped before leave a gap in
-the rows but none in the sequence; a batch that was sent is never dropped.
+`PushQueue` holds what was pushed; here batches get their numbers and leave. A batch is given its
+sequence number when it is first sent, so pushes that are dropped before leave a gap in the rows
+but none in the sequence; a batch that was sent is never dropped.
 
 Credit is a position in the session: batch n may be sent once the payload bytes and the number of
 all batches from the session's first to n are within `credit_bytes` and `credit_batches`. Sending
 a batch again does not move its position, so resends need no credit and lost acks cost nothing.
+
+A batch is let go of when the service has *accepted* it, or, where the service promises `durable`,
+when it is on the service's disk. Sequence numbers belong to one service and rows to the producer;
+`RowMarks` translate, so another service (`use_service`) can go on where this one stood.
 
 No I/O, no clock, no lock: one caller at a time.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
 
 from insitu.schema import Schema
-from insitu.wire.batches import Batch, Books, Label, Outgoing, Span
+from insitu.wire.batches import Batch, Outgoing
+from insitu.wire.marks import RowMarks
 from insitu.wire.messages import Ack, AckLevel, Nack, NackCode, Welcome
-from insitu.wire.slabs import Slab, SlabPool
-from insitu.wire.values import MAX_BATCH_ROWS, Cursor
+from insitu.wire.push_queue import PushQueue
 
 
-class SendWindow:
+class SendWindow(PushQueue):
     """Everything that was pushed and is not let go of yet, at most `window_bytes` of it.
 
     Args:
@@ -34,28 +36,25 @@ class SendWindow:
     """
 
     def __init__(self, schema: Schema, window_bytes: int = 64 << 20) -> None:
-        self.schema = schema
-        self.pool = SlabPool(schema, window_bytes, MAX_BATCH_ROWS)
-        self.books = Books()
-        self.next_row = 0
+        super().__init__(schema, window_bytes)
         self.accepted = 0
         self.durable = 0
         self.trained = 0
+        self.trained_row = 0
         self.credit_bytes = 0
         self.credit_batches = 0
         self.holding = False
         self.draining = False
-        self._tail: Slab | None = None
-        self._unsent: deque[Batch] = deque()
+        #: of the service that is used now, and of every one that was
+        self._marks = RowMarks()
+        self._marks_of = {"": self._marks}
         self._in_flight: deque[Batch] = deque()
-        self._next_seq = 1
         self._base_seq = 1
         self._position_bytes = 0
         self._session: Welcome | None = None
+        self._first_ack = True
         self._transmitted = 0  # how many of `_in_flight` need no (re)sending
         self._fragment = 0
-
-    # -- pushing ---------------------------------------------------------------------------
 
     @property
     def checksum_kind(self) -> str | None:
@@ -63,142 +62,12 @@ class SendWindow:
         session = self._session
         return session.checksum if session is not None else None
 
-    def room_rows(self) -> int:
-        """Rows that can be reserved now."""
-        tail = self._tail.rows - self._tail.used_rows if self._tail is not None else 0
-        return tail + self.pool.free_slabs * self.pool.slab_rows
-
-    def reserve(self, rows: int) -> list[Span] | None:
-        """Memory for `rows` rows, to be written and committed in this order; None if full."""
-        if rows > self.room_rows():
-            return None
-        spans = []
-        while rows:
-            slab = self._tail
-            if slab is None or slab.used_rows == slab.rows:
-                slab = self._tail = self.pool.take()
-            taken = min(rows, slab.rows - slab.used_rows)
-            spans.append(Span(slab, slab.used_rows, taken))
-            slab.used_rows += taken
-            slab.users += 1
-            rows -= taken
-        return spans
-
-    def commit(
-        self,
-        spans: list[Span],
-        label: Label,
-        *,
-        produced_at_ns: int,
-        cursor: Cursor = None,
-        sample_ids: bytes = b"",
-        digests: Sequence[tuple[str, int] | None] = (),
-    ) -> None:
-        """Hand written spans over for sending; the cursor goes with the last row.
-
-        Args:
-            digests: (kind, value) of the checksum of each span, where it is known.
-            sample_ids: int64, little-endian, one a row, when `label.identified`.
-        """
-        done = 0
-        for index, span in enumerate(spans):
-            last = span is spans[-1]
-            batch = Batch(
-                span.slab, span.start, span.rows, self.next_row, label, produced_at_ns,
-                [(span.rows, cursor)] if last and cursor is not None else [],
-                bytearray(sample_ids[8 * done : 8 * (done + span.rows)]),
-                digests[index] if digests else None,
-            )  # fmt: skip
-            done += span.rows
-            self._append(batch)
-        self.books.pushed_bytes += done * self.schema.row_bytes
-        self.books.pushed_batches += 1
-
-    def _append(self, batch: Batch) -> None:
-        self.next_row += batch.rows
-        self.books.pushed_rows += batch.rows
-        self.books.pending_rows += batch.rows
-        last = self._unsent[-1] if self._unsent else None
-        if (
-            last is not None
-            and last.slab is batch.slab
-            and last.label == batch.label
-            and last.start + last.rows == batch.start
-            and last.first_row + last.rows == batch.first_row
-            and last.rows + batch.rows <= self.pool.slab_rows
-        ):
-            last.append(batch)
-            batch.slab.users -= 1
-        else:
-            self._unsent.append(batch)
-
-    def growing(self, rows: int, label: Label) -> Batch | None:
-        """The last batch, when a push of `rows` rows can be written right behind it.
-
-        The short way for small pushes: no reservation, no batch that would only be merged.
-        """
-        batch = self._unsent[-1] if self._unsent else None
-        if batch is None or batch.slab is not self._tail or batch.label != label:
-            return None
-        end = batch.start + batch.rows
-        fits = end == batch.slab.used_rows and end + rows <= batch.slab.rows
-        return batch if fits and batch.first_row + batch.rows == self.next_row else None
-
-    def grow(self, batch: Batch, rows: int, cursor: Cursor = None, sample_ids: bytes = b"") -> None:
-        """Take `rows` rows that were written behind the batch that `growing` gave."""
-        batch.slab.used_rows += rows
-        batch.rows += rows
-        batch.digest = None
-        if cursor is not None:
-            batch.add_cursor(cursor)
-        batch.sample_ids += sample_ids
-        self.next_row += rows
-        books = self.books
-        books.pushed_rows += rows
-        books.pending_rows += rows
-        books.pushed_bytes += rows * self.schema.row_bytes
-        books.pushed_batches += 1
-
-    def abandon(self, spans: list[Span]) -> None:
-        """Give reserved memory back unwritten; the push did not happen."""
-        for span in spans:
-            self._free(span.slab)
-
-    def drop_push(self, reason: str, rows: int) -> None:
-        """Count rows that were pushed and are not kept."""
-        self.next_row += rows
-        self.books.pushed_rows += rows
-        self.books.pushed_batches += 1
-        self.books.pushed_bytes += rows * self.schema.row_bytes
-        self.books.drop(reason, rows)
-
-    def drop_oldest_unsent(self, reason: str) -> bool:
-        """Drop the oldest batch that was never sent; False when there is none."""
-        if not self._unsent:
-            return False
-        batch = self._unsent.popleft()
-        self.books.drop(reason, batch.rows)
-        self._let_go(batch)
-        return True
-
     def drop_all(self, reason: str) -> None:
         """Give up everything that is pending, sent or not: the end of the producer."""
+        self._release(self.accepted)
         self._return_in_flight()
         while self.drop_oldest_unsent(reason):
             pass
-
-    def _let_go(self, batch: Batch) -> None:
-        self.books.pending_rows -= batch.rows
-        self._free(batch.slab)
-
-    def _free(self, slab: Slab) -> None:
-        slab.users -= 1
-        if slab.users:
-            return
-        if slab is self._tail:
-            slab.used_rows = 0  # start over in the memory that is still in the cache
-        else:
-            self.pool.give_back(slab)
 
     # -- sending ---------------------------------------------------------------------------
 
@@ -239,8 +108,7 @@ class SendWindow:
             batch = batch.split(rows)
         else:
             self._unsent.popleft()
-        batch.seq = self._next_seq
-        self._next_seq += 1
+        batch.seq = self._marks.add(batch.first_row + batch.rows)
         self._position_bytes += batch.payload_bytes
         batch.position_bytes = self._position_bytes
         self._in_flight.append(batch)
@@ -248,7 +116,7 @@ class SendWindow:
 
     def credit_rows(self) -> int:
         """Rows for which there is credit beyond all that was sent."""
-        if self._next_seq - self._base_seq >= self.credit_batches:
+        if self.sent_seq + 1 - self._base_seq >= self.credit_batches:
             return 0
         return max(0, self.credit_bytes - self._position_bytes) // self.schema.row_bytes
 
@@ -263,40 +131,78 @@ class SendWindow:
     @property
     def sent_seq(self) -> int:
         """The newest sequence number given out; 0 for none."""
-        return self._next_seq - 1
+        return self._marks.last_seq
 
     @property
     def first_available(self) -> tuple[int, int]:
         """Sequence number and first row of the oldest batch that is still here (or will be)."""
-        if self._in_flight:
-            return self._in_flight[0].seq, self._in_flight[0].first_row
+        for batches in (self._in_flight, self._unsent):
+            if batches:
+                row = batches[0].first_row
+                return self._marks.seq_of(row), row
+        return self._marks.last_seq + 1, self.next_row
+
+    @property
+    def last_row(self) -> int:
+        """The row behind the newest one that was not dropped."""
         if self._unsent:
-            return self._next_seq, self._unsent[0].first_row
-        return self._next_seq, self.next_row
+            return self._unsent[-1].first_row + self._unsent[-1].rows
+        return self._marks.last_row
+
+    def row_of(self, seq: int) -> int:
+        """The row behind batch `seq`, drops included; 0 when that is not known any more."""
+        if seq >= self.sent_seq:
+            return self._unsent[0].first_row if self._unsent else self.next_row
+        return self._marks.row_of(seq) or 0
+
+    def use_service(self, name: str) -> None:
+        """The next session is with this service, which numbers batches by itself."""
+        self.suspend()
+        self._marks = self._marks_of.setdefault(name, RowMarks())
 
     def open(self, welcome: Welcome) -> None:
         """Begin a session: what the service has is let go of, all else is sent anew.
 
         Batches from `next_seq` on were accepted by nobody, so they become unsent again and may
-        get other sequence numbers and other cuts.
+        get other sequence numbers and other cuts. Where batches are kept until they are durable,
+        those before it stay, as sent.
         """
-        self._release(welcome.next_seq - 1)
-        self._return_in_flight()
         self._session = welcome
-        self._next_seq = self._base_seq = welcome.next_seq
+        self._reopen(welcome.next_seq, keeps=welcome.ack_level == AckLevel.DURABLE)
         self.accepted = welcome.next_seq - 1
+        self.durable = min(self.durable, self.accepted)
+        self.trained = min(self.trained, self.accepted)
+        self._base_seq = welcome.next_seq
         self._position_bytes = 0
         self.credit_bytes = welcome.credit_bytes
         self.credit_batches = welcome.credit_batches
         self.holding = self.draining = False
+        self._first_ack = True
+
+    def _reopen(self, next_seq: int, *, keeps: bool) -> None:
+        """Part what the service has taken from what it is to get."""
+        taken_row = self._marks.row_of(next_seq - 1)
+        self._return_in_flight()
+        while taken_row is not None and self._unsent and self._unsent[0].first_row < taken_row:
+            batch = self._unsent[0]
+            if batch.first_row + batch.rows > taken_row:
+                batch = batch.split(taken_row - batch.first_row)
+            else:
+                self._unsent.popleft()
+            batch.seq = self._marks.seq_of(batch.first_row + batch.rows - 1)
+            self._in_flight.append(batch)
+        for batch in self._unsent:
+            batch.refused = ""
+        self._transmitted = len(self._in_flight)
+        self._marks.renumber(next_seq)
+        if not keeps:
+            self._release(next_seq - 1)
 
     def suspend(self) -> None:
         """End the session; pushes go on."""
         self._session = None
 
     def _return_in_flight(self) -> None:
-        for batch in self._in_flight:
-            batch.refused = ""
         self._unsent.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
         self._transmitted = self._fragment = 0
@@ -305,12 +211,18 @@ class SendWindow:
         """Take over cumulative acks and credit; returns how many batches were let go of."""
         self.holding = False
         self.accepted = max(self.accepted, min(ack.accepted, self.sent_seq))
-        self.durable = max(self.durable, min(ack.durable, self.sent_seq))
-        self.trained = max(self.trained, min(ack.trained, self.sent_seq))
+        durable, trained = min(ack.durable, self.accepted), min(ack.trained, self.accepted)
+        if not self._first_ack:  # the first one of a session may tell of a service gone back
+            durable, trained = max(self.durable, durable), max(self.trained, trained)
+        self._first_ack = False
+        self.durable, self.trained = durable, trained
+        row = self._marks.row_of(trained)
+        self.trained_row = self.trained_row if row is None else row
         self.credit_bytes = max(self.credit_bytes, ack.credit_bytes)
         self.credit_batches = max(self.credit_batches, ack.credit_batches)
-        received = self._session is None or self._session.ack_level == AckLevel.RECEIVED
-        return self._release(self.accepted if received else self.durable)
+        session = self._session
+        keeps = session is not None and session.ack_level == AckLevel.DURABLE
+        return self._release(self.durable if keeps else self.accepted)
 
     def _release(self, upto_seq: int) -> int:
         released = 0
@@ -323,6 +235,7 @@ class SendWindow:
                 self._transmitted -= 1
             else:
                 self._fragment = 0
+        self._marks.forget(upto_seq, self.trained)
         return released
 
     def _settle(self, batch: Batch) -> None:
@@ -336,14 +249,18 @@ class SendWindow:
 
     def refuse(self, nack: Nack) -> None:
         """Go back to a batch, or note that the service settled it without taking it."""
-        index = nack.seq - self._in_flight[0].seq if self._in_flight else -1
-        if not 0 <= index < len(self._in_flight):
+        index = self._index_of(nack.seq)
+        if index == len(self._in_flight) or self._in_flight[index].seq != nack.seq:
             return
         if not nack.resend:
             self._in_flight[index].refused = nack.code
             return
         self._go_back(index)
         self.holding = nack.code == NackCode.FULL
+
+    def _index_of(self, seq: int) -> int:
+        """Place in flight of the first batch with this number or a later one."""
+        return bisect_left(self._in_flight, seq, key=lambda batch: batch.seq)
 
     def _go_back(self, index: int) -> None:
         if index <= self._transmitted:
@@ -357,11 +274,13 @@ class SendWindow:
             sent_seq: `transmitted_seq` when the PING was sent.
         """
         if self.accepted < sent_seq and self._in_flight:
-            self._go_back(max(0, self.accepted + 1 - self._in_flight[0].seq))
+            self._go_back(self._index_of(self.accepted + 1))
 
     @property
     def transmitted_seq(self) -> int:
         """The newest batch all of whose fragments were handed out, going back included."""
         if not self._in_flight:
             return self.sent_seq
-        return self._in_flight[0].seq + self._transmitted - 1
+        if not self._transmitted:
+            return self._in_flight[0].seq - 1
+        return self._in_flight[self._transmitted - 1].seq

@@ -39,6 +39,8 @@ from insitu.wire.values import Cursor
 SILENT_HEARTBEATS = 5
 GREETING_SECONDS = 5.0
 RETRY_SECONDS = (0.25, 5.0)
+#: between an answer and the next PING while somebody waits for a position to move
+HURRY_SECONDS = 0.02
 
 
 class SessionState(StrEnum):
@@ -83,8 +85,11 @@ class ProducerSession:
         self.draining = ""
         self.ended = False
         self.blocked_seconds = 0.0
+        #: how many wait for `durable` or `trained` to move, which is told when it is asked for
+        self.waiting = 0
         self._heard_at = 0.0
-        self._ping_at = 0.0
+        self._pinged_at = 0.0
+        self._answered_at = 0.0
         self._hello_at = 0.0
         self._retry_seconds = RETRY_SECONDS[0]
         self._asked_credit = False
@@ -138,7 +143,10 @@ class ProducerSession:
     # -- while open --------------------------------------------------------------------------
 
     def ping(self, now: float) -> Ping | None:
-        """The PING that is due now: at each heartbeat, and at once when credit has run out."""
+        """The PING that is due now: at each heartbeat, and at once when credit has run out.
+
+        While somebody waits for a position, one soon after each answer.
+        """
         if self.state is not SessionState.OPEN:
             return None
         needed = self.window.needed_bytes()
@@ -146,7 +154,7 @@ class ProducerSession:
         self._asked_credit = needed > 0
         if now < self._ping_at and not asks:
             return None
-        self._ping_at = now + self.heartbeat_seconds
+        self._pinged_at = now
         stamp_ns = int(now * 1e9)
         if self._barrier is None:
             self._barrier = stamp_ns, self.window.transmitted_seq
@@ -155,6 +163,12 @@ class ProducerSession:
             self._session_number, stamp_ns, needed, books.pushed_rows,
             books.dropped_rows_in_all, self.blocked_seconds,
         )  # fmt: skip
+
+    @property
+    def _ping_at(self) -> float:
+        if self.waiting and self._answered_at >= self._pinged_at:
+            return self._answered_at + HURRY_SECONDS
+        return self._pinged_at + self.heartbeat_seconds
 
     def bye(self) -> Bye:
         """The end of the stream."""
@@ -193,10 +207,10 @@ class ProducerSession:
                 return False
             case _ if self.state is SessionState.OPEN:
                 self._heard_at = now
-                return self._receive_open(message)
+                return self._receive_open(message, now)
         return False
 
-    def _receive_open(self, message: Message) -> bool:
+    def _receive_open(self, message: Message, now: float) -> bool:
         match message:
             case Ack():
                 self.window.acknowledge(message)
@@ -206,6 +220,7 @@ class ProducerSession:
                 if message.resend:
                     self._barrier = None
             case Pong(stamp_ns=stamp_ns):
+                self._answered_at = now
                 if self._barrier is not None and stamp_ns >= self._barrier[0]:
                     self.window.handled(self._barrier[1])
                     self._barrier = None
@@ -230,8 +245,7 @@ class ProducerSession:
         self.draining = ""
         self._retry_seconds = RETRY_SECONDS[0]
         self._asked_credit = False
-        self._heard_at = now
-        self._ping_at = now + self.heartbeat_seconds
+        self._heard_at = self._pinged_at = self._answered_at = now
 
     def _refused(self, refused: Refused, now: float) -> None:
         if self.state is not SessionState.GREETING:

@@ -28,9 +28,12 @@ from insitu_producers.columns import (
     inferred,
 )
 from insitu_producers.connection import BYE_SECONDS, Connection, logger
+from insitu_producers.credentials import Credentials
 from insitu_producers.host import boot_id, host_id
 from insitu_producers.stats import ProducerStats, read_stats
 
+#: how far a row has got at the service, and `flush` waits
+LEVELS = ("accepted", "durable", "trained")
 EVALUATE = 1  # insitu.batch.SampleFlag, which this client cannot import: it has torch
 NO_REPLAY = 2
 #: from this size on a push is hashed when it is copied, below when it is sent
@@ -52,6 +55,12 @@ class Line:
 
     def is_clear(self) -> bool:
         return self.window.books.pending_rows == 0
+
+    def reached(self, level: str, row: int) -> bool:
+        """Whether all rows before this one that were kept have got so far at the service."""
+        window = self.window
+        seq = {"accepted": window.accepted, "durable": window.durable, "trained": window.trained}
+        return row == 0 or window.row_of(seq[level]) >= row
 
     def settled_rows(self) -> int:
         books = self.window.books
@@ -88,7 +97,10 @@ class Producer:
         block_timeout_seconds: see above; None waits for ever.
         window_bytes: memory for rows that are not acknowledged yet.
         linger_seconds: how long `close` waits for the last acknowledgements.
-        token: what the service asks for, if it does.
+        token: what the service asks for, if it does; else of the environment.
+        server_key: public key of a service that encrypts its stream; else of the environment.
+        secret_key_file: file with our secret key, for such a service; else of the environment,
+            see `insitu_producers.credentials`.
         epoch: number of this run of the producer, rising from run to run; by default the clock.
 
     Example:
@@ -113,13 +125,22 @@ class Producer:
         window_bytes: int = 64 << 20,
         linger_seconds: float = 10.0,
         token: str = "",
+        server_key: str = "",
+        secret_key_file: str | os.PathLike[str] | None = None,
         epoch: int | None = None,
     ) -> None:
         for what, text in (("stream", stream), ("producer_id", producer_id)):
             if not text or not TASK.accepts(text):
                 raise ProducerError(f"{what} is {text!r}", allowed="text of 1 to 128 characters")
         epoch = time.time_ns() if epoch is None else epoch
-        self._identity = Identity(producer_id, epoch, stream, host_id(), boot_id(), token)
+        self._credentials = Credentials.of(
+            os.environ,
+            token=token,
+            server_key=server_key,
+            secret_key_file=None if secret_key_file is None else os.fspath(secret_key_file),
+        )
+        shown = self._credentials.token
+        self._identity = Identity(producer_id, epoch, stream, host_id(), boot_id(), shown)
         self._endpoint = endpoint
         self._policy = policy_named(when_full)
         self._block_timeout_seconds = block_timeout_seconds
@@ -317,7 +338,7 @@ class Producer:
             )
         window = SendWindow(schema, self._window_bytes)
         session = ProducerSession(window, self._identity)
-        connection = Connection(self._endpoint, session, self._changed)
+        connection = Connection(self._endpoint, session, self._changed, self._credentials)
         self._line = Line(window, session, connection)
         return self._line
 
@@ -354,15 +375,47 @@ class Producer:
             )
         self._wait(self._line.is_open, timeout, f"no service at {self._endpoint}")
 
-    def flush(self, timeout: float = 30.0) -> None:
-        """Wait until every pushed row is acknowledged, quarantined or dropped.
+    def flush(self, timeout_seconds: float = 30.0, *, level: str = "accepted") -> None:
+        """Wait until all rows pushed before are accepted, durable or trained.
+
+        Rows that were quarantined or dropped are not waited for. `durable` comes only from a
+        service with a stream log, `trained` when the trainer gets there: a service that waits
+        for full batches trains the last few rows when the stream goes on, or ends.
+
+        Args:
+            timeout_seconds: to wait at most.
+            level: `accepted`: the service has taken them, by its ack level. `durable`: they are
+                on its disk. `trained`: they have gone into the weights, or its policy has given
+                them up.
 
         Raises:
-            WaitTimeoutError: rows were still pending after `timeout` seconds; they stay so.
-            ProducerError: the service refuses this producer.
+            WaitTimeoutError: rows were not so far after `timeout_seconds`; they stay pushed.
+            ProducerError: the service refuses this producer, or there is no such level.
         """
-        if self._line is not None:
-            self._wait(self._line.is_clear, timeout, "flush")
+        if level not in LEVELS:
+            raise ProducerError(f"level is {level!r}", allowed=", ".join(LEVELS))
+        line = self._line
+        if line is None:
+            return
+        with self._lock:
+            row = line.window.last_row
+        if level == "accepted":
+            self._wait(lambda: line.reached(level, row), timeout_seconds, "flush")
+        else:
+            self._wait_asking(lambda: line.reached(level, row), timeout_seconds, f"flush {level}")
+
+    def _wait_asking(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait for what the service tells when it is asked."""
+        assert self._line is not None
+        session, connection = self._line.session, self._line.connection
+        with self._lock:
+            session.waiting += 1
+        connection.wake()
+        try:
+            self._wait(condition, seconds, what)
+        finally:
+            with self._lock:
+                session.waiting -= 1
 
     def _wait(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         deadline = time.monotonic() + timeout
@@ -371,17 +424,32 @@ class Producer:
                 self._check_usable()
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    pending = self._line.window.books.pending_rows if self._line else 0
                     raise WaitTimeoutError(
-                        f"{what}: not within {timeout} s, {pending} rows are pending",
+                        f"{what}: not within {timeout} s, {self._standing()}",
                         consequence="they stay in the window and are sent when the service takes "
                         "them",
                     )
                 self._changed.wait(left)
 
+    def _standing(self) -> str:
+        """How far the rows have got, for the text of an error."""
+        if self._line is None:
+            return "0 rows are pending"
+        window, welcome = self._line.window, self._line.session.welcome
+        level = "no service" if welcome is None else f"the service promises {welcome.ack_level!r}"
+        return (
+            f"{window.books.pending_rows} rows are pending; of {window.sent_seq} batches "
+            f"{window.accepted} are accepted, {window.durable} durable, {window.trained} trained "
+            f"({level})"
+        )
+
     @property
     def last_cursor(self) -> Cursor:
-        """The newest cursor that the service had of this producer id when we first connected."""
+        """The newest cursor that the service had of this producer id when we first connected.
+
+        So a simulation that was started again knows where to go on: all rows up to this cursor
+        are at the service, none behind it. Known after `wait_connected`; None if there is none.
+        """
         return self._line.session.last_cursor if self._line is not None else None
 
     def stats(self) -> ProducerStats:
@@ -399,7 +467,7 @@ class Producer:
         if line is not None and os.getpid() == self._process:
             deadline = time.monotonic() + self._linger_seconds
             with contextlib.suppress(InsituError):
-                self.flush(self._linger_seconds)
+                self._wait_asking(line.is_clear, self._linger_seconds, "close")
             self._closed = True
             with self._changed:  # before BYE, so that it can tell
                 while line.window.drop_oldest_unsent("closed"):

@@ -23,7 +23,9 @@ class ProducerStats:
         dropped_rows: by reason: `timeout`, `newest`, `oldest`, `thinned`, `closed`.
         pending_rows: in the window, sent or not.
         sent_batches, sent_bytes, resent_batches: what went out, resent batches included.
-        accepted_seq, durable_seq, trained_seq: newest batch the service accepted, wrote, trained.
+        accepted_seq, durable_seq, trained_seq: newest batch that the service has accepted, has on
+            its disk, has trained, with all before it. 0 for none; durable needs a log.
+        accepted_row, durable_row, trained_row: the row behind that batch.
         reconnects: sessions after the first.
         blocked_seconds: how long pushes waited for room, in all.
         credit_rows: rows that may be sent beyond all that was.
@@ -50,6 +52,9 @@ class ProducerStats:
     accepted_seq: int = 0
     durable_seq: int = 0
     trained_seq: int = 0
+    accepted_row: int = 0
+    durable_row: int = 0
+    trained_row: int = 0
     reconnects: int = 0
     blocked_seconds: float = 0.0
     credit_rows: int = 0
@@ -85,6 +90,9 @@ def read_stats(session: ProducerSession, garbage_messages: int) -> ProducerStats
         accepted_seq=window.accepted,
         durable_seq=window.durable,
         trained_seq=window.trained,
+        accepted_row=window.row_of(window.accepted) if window.accepted else 0,
+        durable_row=window.row_of(window.durable) if window.durable else 0,
+        trained_row=window.trained_row,
         reconnects=max(0, session.sessions - 1),
         blocked_seconds=session.blocked_seconds,
         credit_rows=window.credit_rows(),

@@ -116,7 +116,7 @@ def feed(pushes: Iterable[Push], arguments: argparse.Namespace) -> int:
                     )
             rows += push.rows
         for producer in producers:
-            producer.flush(timeout=arguments.timeout)
+            producer.flush(timeout_seconds=arguments.timeout)
     return rows
 
 

@@ -41,7 +41,7 @@ def _push(
         began = cpu_seconds()
         for _ in range(pushes):
             producer.push({"x": data})
-        producer.flush(timeout=120.0)
+        producer.flush(timeout_seconds=120.0)
         results.send(cpu_seconds() - began)
 
 
