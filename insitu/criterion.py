@@ -13,7 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from insitu.batch import Batch
+from insitu.batch import Batch, Column
+from insitu.layers.standardisation import BatchStandardisation
+from insitu.layers.task_statistics import rows_of_tasks
 from insitu.normalisation import Normaliser
 from insitu.objectives.base import Objective
 
@@ -56,6 +58,9 @@ class Criterion:
         self.normaliser = normaliser
         self.precision = precision
         named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        self._standardisations = [
+            part for part in self.module.modules() if isinstance(part, BatchStandardisation)
+        ]
         #: names and tensors of all trainable parameters, in the order of the module
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
@@ -66,7 +71,7 @@ class Criterion:
 
     def outputs(self, normalised: Batch) -> Tensor:
         """(rows, *output_shape), with the graph, for rows that are normalised already."""
-        with self._autocast():
+        with self._autocast(), self._by_task(normalised):
             return self.objective.predict(self.model, normalised)
 
     def losses(self, raw: Batch) -> Tensor:
@@ -101,6 +106,16 @@ class Criterion:
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.model_device.type, dtype=torch.bfloat16)
+
+    def _by_task(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Where tasks have statistics of their own: which task each row is of, if that is known.
+
+        In training it always is; else only where the objective says that who asks knows it.
+        """
+        kept = [part.of_tasks for part in self._standardisations if part.of_tasks is not None]
+        if not kept or not (self.module.training or self.objective.tasks_are_given):
+            return nullcontext()
+        return rows_of_tasks(kept, batch.column(Column.TASK).tolist())
 
     @property
     def model_device(self) -> torch.device:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from insitu.layers.moments import moments_of, standardised
+from insitu.layers.moments import Moments, moments_of, standardised
+from insitu.layers.task_statistics import TaskStatistics
 
 
 class BatchStandardisation(nn.Module):
@@ -53,6 +54,8 @@ class BatchStandardisation(nn.Module):
         self.frozen = False
         #: (rows,) bool, which rows of the next passes in training mode are real; None: all
         self.mask: Tensor | None = None
+        #: the statistics of tasks that ended, see `keep_tasks`
+        self.of_tasks: TaskStatistics | None = None
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
@@ -69,10 +72,11 @@ class BatchStandardisation(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(rows, channels, *places), the same shape."""
-        if self.mask is not None and self.training and not self.frozen:
-            return self._over_real(rows, self.mask)
+        learns = self.training and not self.frozen
+        if self.of_tasks is not None or (learns and self.mask is not None):
+            return self._row_by_row(rows, learns)
         values_a_channel = rows.numel() // max(1, rows.shape[1])
-        if not self.training or self.frozen or values_a_channel < 2:
+        if not learns or values_a_channel < 2:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
                 return self._standardised(rows, self.running_mean, self.running_var, False)
         with torch.no_grad():
@@ -85,20 +89,42 @@ class BatchStandardisation(nn.Module):
                 self._has_next, self._batches = True, 1
         return result
 
-    @torch.no_grad()
-    def _over_real(self, rows: Tensor, mask: Tensor) -> Tensor:
-        """As in training mode, by the statistics of the rows that the mask lets through."""
-        found = moments_of(rows, mask)
-        several = found.values > 1.0
-        mean = torch.where(several, found.mean, self.running_mean)
-        variance = torch.where(several, found.variance, self.running_var)
-        if self.recording:
-            moved = self.running_mean.lerp(found.mean, self.momentum)
-            torch.where(found.known, moved, self.running_mean, out=self.next_mean)
-            moved = self.running_var.lerp(found.unbiased, self.momentum)
-            torch.where(found.known, moved, self.running_var, out=self.next_var)
-            self._has_next, self._batches = True, several
-        return standardised(rows, mean, variance, self.eps)
+    def _row_by_row(self, rows: Tensor, learns: bool) -> Tensor:
+        """Where not all rows are of the batch: some are padding, or of a task that ended."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            mean, variance = self.running_mean, self.running_var
+            if learns:
+                found = moments_of(rows, self._counted(rows))
+                several = found.values > 1.0
+                mean = torch.where(several, found.mean, mean)
+                variance = torch.where(several, found.variance, variance)
+                if self.recording:
+                    self._record(found, several)
+            if self.of_tasks is not None:
+                mean, variance = self.of_tasks.of_rows(rows, mean, variance)
+            return standardised(rows, mean, variance, self.eps)
+
+    def _counted(self, rows: Tensor) -> Tensor:
+        """(rows,) bool: those that make the statistics of the batch."""
+        if self.of_tasks is None:
+            assert self.mask is not None
+            return self.mask
+        without = self.of_tasks.without(rows)
+        return without if self.mask is None else without & self.mask
+
+    def _record(self, found: Moments, several: Tensor) -> None:
+        moved = self.running_mean.lerp(found.mean, self.momentum)
+        torch.where(found.known, moved, self.running_mean, out=self.next_mean)
+        moved = self.running_var.lerp(found.unbiased, self.momentum)
+        torch.where(found.known, moved, self.running_var, out=self.next_var)
+        self._has_next, self._batches = True, several
+        if self.of_tasks is not None:
+            self.of_tasks.record(found)
+
+    def keep_tasks(self) -> TaskStatistics:
+        """From now on each task has statistics of its own, which are kept when it ends."""
+        self.of_tasks = TaskStatistics(len(self.running_mean), self.momentum).to(self.running_mean)
+        return self.of_tasks
 
     def apply_update(self) -> None:
         """Take over the statistics that were recorded, once."""
@@ -107,10 +133,14 @@ class BatchStandardisation(nn.Module):
             self.running_var.copy_(self.next_var)
             self.num_batches_tracked += self._batches
             self._has_next = False
+        if self.of_tasks is not None:
+            self.of_tasks.apply_update()
 
     def discard(self) -> None:
         """Forget what was recorded."""
         self._has_next = False
+        if self.of_tasks is not None:
+            self.of_tasks.discard()
 
     def _standardised(self, rows: Tensor, mean: Tensor, variance: Tensor, batch: bool) -> Tensor:
         return functional.batch_norm(

@@ -89,6 +89,11 @@ class Objective(ABC):
         return self.real(batch, self.input_field)
 
     @property
+    def tasks_are_given(self) -> bool:
+        """Whether a row comes with its task also when it is asked for, not only in training."""
+        return False
+
+    @property
     def predicted_shape(self) -> tuple[int, ...]:
         """The shape of what `predict` gives, without rows: other than `output_shape`, which is
         the model's, where `network` or `predict` add to it."""

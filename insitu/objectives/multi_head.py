@@ -87,6 +87,10 @@ class MultiHead(Labelled):
         self.heads, self.classes = heads, classes
         self.head_field = head
 
+    @property
+    def tasks_are_given(self) -> bool:
+        return True
+
     def head_of(self, batch: Batch) -> Tensor:
         """(rows,) int64: the head of every row, on the device of the batch."""
         return self._asked_for(batch).clamp(max=self.heads - 1)

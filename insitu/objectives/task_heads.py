@@ -121,6 +121,10 @@ class TaskHeads(Labelled):
     def predicted_shape(self) -> tuple[int, ...]:
         return (self.features + self.heads * self.classes + self.heads,)
 
+    @property
+    def tasks_are_given(self) -> bool:
+        return self.choice == "given"
+
     def network(self, model: nn.Module) -> nn.Module:
         return HeadsNetwork(model, self.features, self.heads * self.classes)
 

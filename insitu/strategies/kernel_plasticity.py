@@ -12,12 +12,15 @@ The equations of importance, thresholds and the modes of the gain are in
 
 Deviations: `cap` is ours: it bounds the drift of a kernel exactly, where a threshold only damps
 steps that exceed it. So are `soft`, `lock` and the third factors. In the batch's statistics that
-standardise the input of a layer nothing is protected; `standardisation: frozen` keeps them as they
-were at the end of the first task.
+standardise the input of a layer nothing is protected. `standardisation: frozen` keeps them as they
+were at the end of the first task. `per_task` keeps those of each task, which serve its rows when
+they are replayed, and when they are asked for where the task is given (`multi_head`, `task_heads`
+with `choice: given`), see `insitu.layers.task_statistics`.
 
 Costs: one pass over the directions and one over the activations of every Hebbian layer a step.
 
-Keeps: thirteen numbers a kernel. Constant over tasks.
+Keeps: thirteen numbers a kernel. Constant over tasks, but with `per_task` two numbers a channel and
+task.
 
 Use it when: a network has Hebbian layers and its tasks change what they see. On easy data frozen
 or even random features forget nothing and may be as good: compare with `plastic_updates` of the
@@ -41,6 +44,7 @@ from insitu.layers.block import HebbianBlock
 from insitu.layers.hebbian import HebbianLayer
 from insitu.layers.kernel_plasticity import KernelPlasticity, Mode
 from insitu.layers.standardisation import BatchStandardisation
+from insitu.layers.task_statistics import TasksInProgress
 from insitu.layers.watching import Watching
 from insitu.strategies.base import Observation, Strategy, check_state_keys
 from insitu.strategies.third_factor import ThirdFactor, ThirdFactorOptions
@@ -145,10 +149,10 @@ class KernelPlasticityStrategy(Strategy):
             ),
         ] = 8,
         standardisation: Annotated[
-            Literal["shared", "frozen"],
+            Literal["shared", "frozen", "per_task"],
             Field(
-                description="running statistics that standardise the inputs of Hebbian layers: "
-                "shared by all tasks, or frozen when the first one ends"
+                description="statistics that standardise the inputs of Hebbian layers: shared by "
+                "all tasks, frozen when the first one ends, or those of each task, kept at its end"
             ),
         ] = "shared",
         third_factor: Annotated[
@@ -181,11 +185,10 @@ class KernelPlasticityStrategy(Strategy):
             for name, layer in layers.items()
         }
         _watch_activations(module, {part.layer: part for part in self.parts.values()})
-        self._standardisations = (
-            [part for part in module.modules() if isinstance(part, BatchStandardisation)]
-            if standardisation == "frozen"
-            else []
-        )
+        parts = [part for part in module.modules() if isinstance(part, BatchStandardisation)]
+        self._standardisations = parts if standardisation == "frozen" else []
+        kept = [part.keep_tasks() for part in parts if standardisation == "per_task"]
+        self._in_progress = TasksInProgress(kept)
         # for those who read a checkpoint: what the numbers in it mean
         self._options: dict[str, Any] = {"mode": mode, "damped": damped}
         self._third = None if third_factor is None else ThirdFactor(third_factor, device)
@@ -207,7 +210,9 @@ class KernelPlasticityStrategy(Strategy):
             part.record()
         if self._third is not None:
             self._third.count()
-        self._tasks.update(observation.batch.fresh_tasks())
+        tasks = observation.batch.fresh_tasks()
+        self._tasks.update(tasks)
+        self._in_progress.tasks.update(tasks)
 
     def end_task(self, task: int) -> None:
         """Consolidate what was counted since the last end, of whatever task.
@@ -215,6 +220,7 @@ class KernelPlasticityStrategy(Strategy):
         A task without samples since then changes nothing: of several that end together the first
         takes what all of them did.
         """
+        self._in_progress.end_task(task)
         if task not in self._tasks:
             return
         self._tasks.clear()
@@ -256,6 +262,7 @@ class KernelPlasticityStrategy(Strategy):
             **self.kernels(),
             "third_factor": None if self._third is None else self._third.state_dict(),
             "tasks": sorted(self._tasks),
+            "tasks_in_progress": sorted(self._in_progress.tasks),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -269,6 +276,7 @@ class KernelPlasticityStrategy(Strategy):
         if self._third is not None and state["third_factor"] is not None:
             self._third.load_state_dict(state["third_factor"])
         self._tasks = {int(task) for task in state["tasks"]}
+        self._in_progress.tasks = {int(task) for task in state["tasks_in_progress"]}
         self.consolidations = int(state["consolidations"])
         self._freeze()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from mutations.base import Mutation, constantly
 
 _PART = "insitu.layers.kernel_plasticity:KernelPlasticity"
@@ -29,6 +31,16 @@ MUTATIONS = {
         "insitu.analysis.kernels:_budget",
         lambda part, **_: part["theta"] * math.nan,
         "tests/test_kernels.py",
+    ),
+    "standardisation: nobody asks for the task": Mutation(
+        "insitu.layers.task_statistics:TaskStatistics.places_of",
+        lambda self, tasks: torch.full((len(tasks),), -1),
+        "tests/test_task_statistics.py",
+    ),
+    "standardisation: tasks that ended move with the batch": Mutation(
+        "insitu.layers.task_statistics:TaskStatistics.without",
+        lambda self, rows: torch.ones(len(rows), dtype=torch.bool),
+        "tests/test_task_statistics.py",
     ),
     "kernel_plasticity: the third factor is always one": Mutation(
         "insitu.strategies.third_factor:ThirdFactor.of", constantly(1.0), _TESTS
