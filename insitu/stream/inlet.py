@@ -37,6 +37,15 @@ class Inlet:
         self._probes = probes
 
     @property
+    def capacity_samples(self) -> int:
+        """Of the ring."""
+        return self._buffer.capacity_samples
+
+    def largest_reservation(self, batch_size: int) -> int:
+        """See `StreamBuffer.largest_reservation`."""
+        return self._buffer.largest_reservation(batch_size)
+
+    @property
     def backlog_samples(self) -> int:
         """Accepted, and on their way into the buffer."""
         return 0
