@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -201,3 +205,37 @@ def test_a_root_that_is_a_file_is_the_operators_fault(tmp_path: Path) -> None:
     (tmp_path / "root").write_text("")
     with pytest.raises(CheckpointFailed, match="cannot be written"):
         saved(tmp_path / "root", 1)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest, and its hash with it: whole, and not what an insitu writes."""
+    content = json.loads((path / "manifest.json").read_bytes())
+    change(content)
+    content.pop("manifest_xxh3_128")
+    plain = json.dumps(content, separators=(",", ":")).encode()
+    content["manifest_xxh3_128"] = xxhash.xxh3_128(plain).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("state"),
+        lambda content: content.update(surprise=1),
+        lambda content: content.update(files=[1]),
+        lambda content: content["files"].update({"../other": {"size_bytes": 1, "xxh3_128": ""}}),
+        lambda content: content["files"]["tensors.safetensors"].update(more=1),
+        lambda content: content.update(info={"$tensor": "w"}),
+        lambda content: content.update(state={"$float": "much"}),
+        lambda content: content.update(state={"$complex": "w"}),
+        lambda content: content.update(state={"$dict": [1]}),
+        lambda content: content.update(state={"$tensor": ["w"]}),
+    ],
+)
+def test_a_manifest_that_no_insitu_wrote_is_damage(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    (path,) = saved(tmp_path, 1)
+    rewritten(path, change)
+    with pytest.raises(CheckpointDamaged, match=r"does not say|cannot be read"):
+        read_checkpoint(path)

@@ -284,11 +284,16 @@ def test_yaml_without_its_surprises() -> None:
             f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 10)}]\n"
             for i in range(8)), "alias"),
         ("a: \x00", "special characters"),
+        ("a: " + "[" * 1100, "nested too deep"),
     ],
 )  # fmt: skip
 def test_yaml_that_is_refused(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse(text, "here")
+
+
+def test_a_number_of_thousands_of_digits_is_infinite() -> None:
+    assert parse(f"a: {'9' * 5000}", "here").data == {"a": float("inf")}
 
 
 @given(st.text(max_size=200))

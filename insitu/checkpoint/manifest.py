@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import xxhash
 
-from insitu.checkpoint.tree import flatten, unflatten
+from insitu.checkpoint.tree import NOT_OURS, flatten, unflatten
 from insitu.errors import OperatorError
 
 FORMAT = "insitu-checkpoint"
@@ -110,11 +110,11 @@ class Manifest:
         """The manifest and the tree from the bytes of the file at `path`.
 
         Raises:
-            CheckpointDamaged: these are not the bytes that were written.
+            CheckpointDamaged: these are not the bytes that were written, or no insitu wrote them.
             OperatorError: they are, but from a newer insitu.
         """
         content = _checked(data, path)
-        version = content.pop("format_version")
+        version = content.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise OperatorError(
                 f"checkpoint {path.parent} has format version {version!r}",
@@ -124,10 +124,21 @@ class Manifest:
                 f"{content.get('insitu_version', 'unknown')}",
             )
         del content["format"]
-        tree = content.pop("state")
-        content["info"] = unflatten(content["info"], {})
-        content["files"] = {name: FileEntry(**e) for name, e in content["files"].items()}
-        return cls(**content), tree
+        try:
+            tree = content.pop("state")
+            content["info"] = unflatten(content["info"], {})
+            content["files"] = _entries(content["files"])
+            return cls(**content), tree
+        except NOT_OURS as error:
+            raise CheckpointDamaged(path, f"does not say what it must: {error!r}") from error
+
+
+def _entries(files: Mapping[str, Mapping[str, Any]]) -> dict[str, FileEntry]:
+    """What the files beside the manifest must be; a path to anywhere else is refused."""
+    for name in files:
+        if Path(name).name != name:
+            raise ValueError(f"file {name!r} is not a plain name")
+    return {name: FileEntry(**entry) for name, entry in files.items()}
 
 
 def _checked(data: bytes, path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from insitu.checkpoint.directory import (
     list_checkpoints,
 )
 from insitu.checkpoint.manifest import CheckpointDamaged, FileEntry, Manifest
-from insitu.checkpoint.tree import unflatten
+from insitu.checkpoint.tree import NOT_OURS, unflatten
 from insitu.errors import OperatorError
 
 
@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> tuple[Any, Manifest]:
             names = list(tensors.keys())
             # cloned, so that no tensor keeps the whole file mapped
             state = unflatten(tree, {name: tensors.get_tensor(name).clone() for name in names})
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, OSError, *NOT_OURS) as error:
         raise CheckpointDamaged(file, f"cannot be read: {error!r}") from error
     return state, manifest
 

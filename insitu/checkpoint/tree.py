@@ -29,6 +29,8 @@ from insitu.errors import OperatorError
 DEPTH_LIMIT = 100
 #: Python reads no longer number from text unless it is told to
 INT_BITS_LIMIT = 14_000
+#: what a tree that `flatten` did not make may raise in `unflatten`
+NOT_OURS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 _ALLOWED = "dict (str or int keys), list, tuple, Tensor, int, float, str, bool, None"
 
 

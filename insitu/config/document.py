@@ -16,6 +16,8 @@ import yaml
 
 from insitu.config.problem import ConfigError, Path, Problem
 
+#: a longer number is read as a float: Python reads no whole number of so many digits
+_MAX_DIGITS = 1000
 _INTEGER = re.compile(r"[-+]?\d+|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
 _WORDS: dict[str, Any] = {
@@ -48,7 +50,7 @@ def scalar(text: str) -> Any:
     """
     if text in _WORDS:
         return _WORDS[text]
-    if _INTEGER.fullmatch(text):
+    if len(text) <= _MAX_DIGITS and _INTEGER.fullmatch(text):
         base = {"0x": 16, "0o": 8}.get(text[:2], 10)
         return int(text, base)
     return float(text) if _FLOAT.fullmatch(text) else text
@@ -60,6 +62,8 @@ def parse(text: str, source: str) -> Document:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise ConfigError([Problem((), _syntax(error))], source) from None
+    except RecursionError:
+        raise ConfigError([Problem((), "is nested too deep")], source) from None
     builder = _Builder()
     document = Document(None if node is None else builder.value(node, ()), builder.lines)
     if builder.problems:
