@@ -112,6 +112,16 @@ REASONS: Mapping[str, tuple[str, ...]] = {
         "unexpected",
     ),
     "insitu_broken_connections_total": ("no_bye", "no_session"),
+    "insitu_refused_handshakes_total": (
+        "mechanism",
+        "no_key",
+        "protocol",
+        "rate",
+        "unknown_key",
+        "user",
+        "wrong_key",
+    ),
+    "insitu_cut_connections_total": ("silent", "too_many", "too_much"),
     "insitu_refused_sessions_total": tuple(code.value for code in RefusalCode),
 }
 
@@ -162,6 +172,16 @@ _STREAM = (
         "broken_connections", "connections", ("reason",),
         "Connections that ended without BYE: of a session (no_bye), or of none (no_session).",
     ),
+    _counter(
+        "refused_handshakes", "connections", ("reason",),
+        "Connections that were not let in: by their key, their user, their rate, or their form.",
+    ),
+    _counter(
+        "cut_connections", "connections", ("reason",),
+        "Connections that were ended: too many, without a session for too long, or sending more "
+        "than a message may have.",
+    ),
+    _gauge("connections", "connections", (), "Connections that are open, with or without session."),
     _counter("expired_sessions", "sessions", (), "Sessions ended because nothing was heard."),
     _counter("fenced_sessions", "sessions", (), "Sessions ended by a newer one of the same id."),
     _counter("unsent_messages", "messages", (), "Answers that could not be sent."),

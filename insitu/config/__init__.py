@@ -7,11 +7,13 @@ strategies and memories; `machine` checks files and memory. All problems come in
 
 from __future__ import annotations
 
-from insitu.config.machine import read_token
+from insitu.config.clients import Client, read_clients
 from insitu.config.problem import ConfigError, Problem
 from insitu.config.root import Config, check_config, effective, json_schema, load_config
+from insitu.config.secrets import read_token, take_secret_key
 
 __all__ = [
+    "Client",
     "Config",
     "ConfigError",
     "Problem",
@@ -19,5 +21,7 @@ __all__ = [
     "effective",
     "json_schema",
     "load_config",
+    "read_clients",
     "read_token",
+    "take_secret_key",
 ]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from insitu.config.problem import Problem
+from insitu.config.clients import read_clients
+from insitu.config.problem import ConfigError, Problem
+from insitu.config.secrets import read_secret_key, read_token
 from insitu.config.sections import (
     BufferSection,
-    CheckpointSection,
+    CurveSection,
     EvaluationSection,
+    HttpSection,
     StreamSection,
 )
 from insitu.errors import OperatorError
@@ -24,10 +28,16 @@ def machine_problems(sections: Mapping[str, Any]) -> list[Problem]:
         path = getattr(sections.get(name), "token_file", None)
         if path is not None:
             problems += _token_problems(path, name)
+    curve = getattr(sections.get("stream"), "curve", None)
+    if curve is not None:
+        problems += _curve_problems(curve)
+    if "http" in sections:
+        problems += _certificate_problems(sections["http"])
     if "evaluation" in sections:
         problems += _probe_problems(sections["evaluation"])
-    if "checkpoint" in sections:
-        problems += _directory_problems(sections["checkpoint"])
+    for name in ("checkpoint", "log"):
+        if name in sections:
+            problems += _directory_problems(name, sections[name].directory)
     if "stream" in sections:
         problems += _socket_problems(sections["stream"])
         if "buffer" in sections:
@@ -35,33 +45,36 @@ def machine_problems(sections: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def read_token(path: Path) -> str:
-    """The secret in a file: its text without surrounding white space.
-
-    Raises:
-        OperatorError: the file cannot be read, or holds nothing.
-    """
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise OperatorError(
-            f"token file {str(path)!r} cannot be read: {reason}",
-            remedy="write a secret into it that only the service's user can read",
-        ) from None
-    if not token:
-        raise OperatorError(
-            f"token file {str(path)!r} is empty",
-            consequence="an empty secret would let everybody in",
-        )
-    return token
-
-
 def _token_problems(path: Path, section: str) -> Iterator[Problem]:
     try:
         read_token(path)
     except OperatorError as error:
         yield Problem((section, "token_file"), error.message, hint=error.remedy)
+
+
+def _curve_problems(curve: CurveSection) -> Iterator[Problem]:
+    if curve.secret_key_file is not None:
+        try:
+            read_secret_key(curve.secret_key_file)
+        except OperatorError as error:
+            place = ("stream", "curve", "secret_key_file")
+            yield Problem(place, error.message, error.allowed, hint=error.remedy)
+    try:
+        read_clients(curve.clients_file)
+    except ConfigError as error:
+        yield Problem(("stream", "curve", "clients_file"), str(error))
+
+
+def _certificate_problems(http: HttpSection) -> Iterator[Problem]:
+    if http.certificate_file is None or http.key_file is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            http.certificate_file, http.key_file
+        )
+    except (OSError, ValueError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        yield Problem(("http", "certificate_file"), f"cannot be used with its key_file: {reason}")
 
 
 def _probe_problems(evaluation: EvaluationSection) -> Iterator[Problem]:
@@ -74,11 +87,10 @@ def _probe_problems(evaluation: EvaluationSection) -> Iterator[Problem]:
             yield Problem(("evaluation", "probe_files", task), message)
 
 
-def _directory_problems(checkpoint: CheckpointSection) -> Iterator[Problem]:
-    directory = checkpoint.directory
+def _directory_problems(name: str, directory: Path | None) -> Iterator[Problem]:
     if directory is None:
         return
-    where = ("checkpoint", "directory")
+    where = (name, "directory")
     there = directory.exists()
     if there and not directory.is_dir():
         yield Problem(where, f"is {str(directory)!r}, which is not a directory")

@@ -130,12 +130,24 @@ def endpoints_have_ports(stream: StreamSection) -> Iterator[Problem]:
 def an_open_network_is_a_choice(stream: StreamSection) -> Iterator[Problem]:
     for index, endpoint in enumerate(stream.endpoints):
         host = endpoint.removeprefix("tcp://").rpartition(":")[0]
-        if endpoint.startswith("tcp://") and not is_loopback(host) and not stream.trusted_network:
+        safe = stream.trusted_network or stream.curve is not None or is_loopback(host)
+        if endpoint.startswith("tcp://") and not safe:
             yield Problem(
                 ("stream", "endpoints", index),
                 f"is {endpoint!r}, which other machines can reach, and the stream is not encrypted",
-                "a loopback address, or trusted_network: true",
+                "a loopback address, or stream.curve, or trusted_network: true",
+                "`insitu keys` makes keys; insitu/docs/security.md has the steps",
             )
+
+
+@rule
+def all_producers_have_a_connection(stream: StreamSection) -> Iterator[Problem]:
+    if stream.max_producers > stream.max_connections:
+        yield Problem(
+            ("stream", "max_connections"),
+            f"is {stream.max_connections}, fewer than max_producers ({stream.max_producers})",
+            f"{stream.max_producers} or more",
+        )
 
 
 @rule
@@ -146,6 +158,27 @@ def open_control_needs_a_token(http: HttpSection) -> Iterator[Problem]:
             f"is {http.host!r}, so other machines could stop the service",
             "a loopback address, or http.token_file as well",
         )
+
+
+@rule
+def a_token_is_not_shown_to_the_network(http: HttpSection) -> Iterator[Problem]:
+    if not is_loopback(http.host) and http.certificate_file is None and not http.trusted_network:
+        yield Problem(
+            ("http", "host"),
+            f"is {http.host!r}, which other machines can reach, and HTTP is not encrypted",
+            "a loopback address, or certificate_file and key_file, or trusted_network: true",
+        )
+
+
+@rule
+def no_secret_stands_in_a_url(hooks: tuple[HookSection, ...]) -> Iterator[Problem]:
+    for index, hook in enumerate(hooks):
+        if hook.post is not None and "@" in hook.post.split("/", 3)[2]:
+            yield Problem(
+                ("hooks", index, "post"),
+                "names a user or password, which the configuration would show to everybody",
+                "a URL without them; a shell or python hook can read a secret from a file",
+            )
 
 
 @rule

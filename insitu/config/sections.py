@@ -51,6 +51,9 @@ class ServiceSection(Section):
             "resumed run with the fixed pace equals one that was never stopped, bit by bit."
         ),
     ] = True
+    allow_root: Annotated[
+        bool, setting("Leaves out the warning that the service runs as root, as in a container.")
+    ] = False
     drain_seconds: Annotated[
         float,
         setting(
@@ -94,6 +97,23 @@ class FieldSection(Section):
 
 
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+
+
+class CurveSection(Section):
+    """Encryption of the stream over tcp, and whose keys may connect (`insitu keys` makes them)."""
+
+    secret_key_file: Annotated[
+        OptionalPath,
+        setting(
+            "File with the service's secret key; null takes it from the variable "
+            "INSITU_SERVER_SECRET_KEY."
+        ),
+    ] = None
+    clients_file: Annotated[
+        Path,
+        Field(strict=False),
+        setting("File with the public keys that may connect, and the producer ids of each."),
+    ]
 
 
 class StreamSection(Section):
@@ -140,9 +160,71 @@ class StreamSection(Section):
         bool,
         setting(
             "Says that the network is trusted: needed to bind a tcp address other than "
-            "loopback, because the stream is not encrypted."
+            "loopback where `curve` does not encrypt the stream."
         ),
     ] = False
+    curve: Annotated[
+        CurveSection | None,
+        setting("Encrypts tcp and asks for keys; null for neither. The page on security says how."),
+    ] = None
+    max_connections: Annotated[
+        int,
+        setting(
+            "Connections open at once, with a session or not; beyond them the oldest without a "
+            "session is cut.",
+            unit="connections",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 512
+    max_handshakes_per_second: Annotated[
+        float,
+        setting(
+            "New connections let in, on average and at once; further ones try again.",
+            unit="connections/second",
+            gt=0,
+        ),
+    ] = 500.0
+    max_hellos_per_second: Annotated[
+        float,
+        setting(
+            "Greetings of one connection, on average and at once; further ones are refused.",
+            unit="messages/second",
+            ge=1,
+        ),
+    ] = 100.0
+    greeting_seconds: Annotated[
+        float,
+        setting("A connection that has no session for this long is cut.", unit="seconds", gt=0),
+    ] = 15.0
+    max_stranger_bytes: Annotated[
+        int,
+        setting(
+            "Bytes that a tcp connection may send while it has no session, or in one message "
+            "when it has one; then it is cut.",
+            unit="bytes",
+            ge=64 << 10,
+        ),
+    ] = 16 << 20
+    max_message_bytes: Annotated[
+        int,
+        setting(
+            "Largest part of a message; a connection that sends a larger one is cut unread.",
+            unit="bytes",
+            ge=2 << 20,
+            le=1 << 30,
+        ),
+    ] = 4 << 20
+    max_queued_messages: Annotated[
+        int,
+        setting(
+            "Fragments of one connection that wait in the service to be handled; then it is not "
+            "read from until some were.",
+            unit="messages",
+            ge=1,
+            le=65_536,
+        ),
+    ] = 256
 
     def as_schema(self) -> Schema:
         """The rows that the fields make up."""
@@ -472,10 +554,37 @@ class HttpSection(Section):
     """Metrics, health, status and control over HTTP."""
 
     host: Annotated[
-        str, setting("Address to bind; other than loopback needs token_file.", min_length=1)
+        str,
+        setting(
+            "Address to bind; other than loopback needs token_file, and a certificate or "
+            "trusted_network.",
+            min_length=1,
+        ),
     ] = "127.0.0.1"
     port: Annotated[int, setting("Port to bind; 0 takes any free one.", ge=0, le=65535)] = 9100
     token_file: Annotated[
         OptionalPath,
-        setting("File with the secret that control commands must show as a bearer token."),
+        setting("File with the secret that requests must show as a bearer token."),
     ] = None
+    open_addresses: Annotated[
+        tuple[Literal["/", "/metrics", "/livez", "/readyz", "/status"], ...],
+        setting("What may be read without the token, where there is one."),
+    ] = ("/metrics", "/livez", "/readyz")
+    certificate_file: Annotated[
+        OptionalPath,
+        setting("Certificate (PEM, with its chain) to answer over TLS; plain HTTP when null."),
+    ] = None
+    key_file: Annotated[OptionalPath, setting("The certificate's private key, in PEM.")] = None
+    trusted_network: Annotated[
+        bool,
+        setting(
+            "Says that the network is trusted: needed to bind an address other than loopback "
+            "without a certificate, because the token can be read on the way."
+        ),
+    ] = False
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise _refuse("certificate", "certificate_file and key_file go together; one is null")
+        return self

@@ -61,6 +61,8 @@ class RefusalCode(StrEnum):
     STREAM = "stream"
     SCHEMA = "schema"
     TOKEN = "token"
+    IDENTITY = "identity"
+    RATE = "rate"
     LIMIT = "limit"
     DRAINING = "draining"
     MALFORMED = "malformed"

@@ -21,7 +21,9 @@ from insitu.wire.codec import decode, encode
 from insitu.wire.messages import WireError
 from insitu.wire.session import ProducerSession, SessionState
 from insitu.wire.values import Payload
+from insitu_producers.credentials import Credentials
 from insitu_producers.dialogue import Dialogue
+from insitu_producers.handshake import Fault, HandshakeWatch
 
 logger = logging.getLogger("insitu.producer")
 
@@ -32,6 +34,8 @@ ZERO_COPY_BYTES = 64 << 10
 SEND_HIGH_WATER_MARK = 16
 BYE_SECONDS = 1.0
 _SLOW_START_SECONDS = 2.0
+#: a socket whose key was refused is replaced after so long
+_REFUSED_SECONDS = 2.0
 
 
 class Waker:
@@ -62,10 +66,15 @@ class Connection:
         endpoint: such as `tcp://127.0.0.1:5555` or `ipc:///run/insitu.sock`.
         session: the state machine; used under `changed` only.
         changed: the lock of window and session; notified when room or state changes.
+        credentials: what the socket proves itself with.
     """
 
     def __init__(
-        self, endpoint: str, session: ProducerSession, changed: threading.Condition
+        self,
+        endpoint: str,
+        session: ProducerSession,
+        changed: threading.Condition,
+        credentials: Credentials,
     ) -> None:
         self.garbage_messages = 0
         self.failure: BaseException | None = None
@@ -73,6 +82,7 @@ class Connection:
         self._endpoint = endpoint
         self._session = session
         self._changed = changed
+        self._credentials = credentials
         self._context = zmq.Context(io_threads=1)
         try:
             self._socket = self._connect()
@@ -83,6 +93,9 @@ class Connection:
                 allowed="tcp://HOST:PORT or ipc://PATH",
             ) from None
         self._waker = Waker()
+        self._handshakes = HandshakeWatch(self._socket)
+        self._refused_at: float | None = None
+        self._told_fault = ""
         self._pending: list[Payload] | None = None
         self._was_open = False
         self._told_absent = False
@@ -117,6 +130,7 @@ class Connection:
             self.failure = error
             logger.exception("the producer's I/O thread failed; please report this")
         finally:
+            self._handshakes.close()
             self._socket.close(linger=0)
             self._context.term()
             with self._changed:
@@ -143,6 +157,7 @@ class Connection:
         try:
             for option, value in options.items():
                 socket.setsockopt(option, value)
+            self._credentials.arm(socket, self._endpoint)
             socket.connect(self._endpoint)
         except zmq.ZMQError:
             socket.close(linger=0)
@@ -150,8 +165,11 @@ class Connection:
         return socket
 
     def _replace_socket(self) -> None:
+        self._handshakes.close()
         self._socket.close(linger=0)
         self._socket = self._connect()
+        self._handshakes = HandshakeWatch(self._socket)
+        self._refused_at = None
         self._pending = None
 
     # -- sending -----------------------------------------------------------------------------
@@ -234,13 +252,27 @@ class Connection:
             if silent:
                 self._changed.notify_all()
             self._tell()
-        if silent:
+        fault = self._handshakes.fault()
+        if fault is not None:
+            self._handshake_failed(fault, now)
+        refused = self._refused_at is not None and now - self._refused_at > _REFUSED_SECONDS
+        if silent or refused:
             self._replace_socket()
         if not self._was_open and not self._told_absent:
             absent = self._session.sessions == 0 and not self._session.over
             if absent and now - self._started_at > _SLOW_START_SECONDS:
                 self._told_absent = True
                 logger.warning("no service at %s yet; going on", self._endpoint)
+
+    def _handshake_failed(self, fault: Fault, now: float) -> None:
+        """Keep the reason for whoever waits, and say it once; the keys may be mended meanwhile."""
+        with self._changed:
+            self._session.last_error = fault.text
+        if fault.is_final and self._refused_at is None:
+            self._refused_at = now
+        if fault.text != self._told_fault:
+            self._told_fault = fault.text
+            logger.warning("%s: %s; trying again", self._endpoint, fault.text)
 
     def _tell(self) -> None:
         """One log line when the service is lost or found, not one a message."""

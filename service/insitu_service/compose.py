@@ -15,13 +15,14 @@ import torch
 import zmq
 
 from insitu.checkpoint import SnapshotBuffers
-from insitu.config import Config, read_token
+from insitu.config import Config, read_clients
 from insitu.evaluation import EvaluationMatrix, Prequential, ProbeSets, read_probe_file
 from insitu.objectives.base import Objective
 from insitu.stream.buffer import StreamBuffer
 from insitu.stream.transfer import Transfer
 from insitu.trainer import Trainer
 from insitu_service.acknowledger import Acknowledger
+from insitu_service.allow_list import AllowList
 from insitu_service.beat import Beat
 from insitu_service.building import build_buffer, build_trainer, choose_device
 from insitu_service.checkpoint_writer import CheckpointCounters, CheckpointWriter
@@ -29,8 +30,9 @@ from insitu_service.commands import CommandQueue
 from insitu_service.connection_watch import ConnectionWatch
 from insitu_service.data_path import DataPath
 from insitu_service.door import Door
-from insitu_service.endpoints import bind_router
+from insitu_service.endpoints import SocketTerms, bind_router
 from insitu_service.examiner import Examiner
+from insitu_service.gatekeeper import Gatekeeper
 from insitu_service.generators import part_generator
 from insitu_service.greeting import Terms
 from insitu_service.heap import keep_freed_memory
@@ -42,13 +44,17 @@ from insitu_service.learner import Learner
 from insitu_service.lobby import Lobby
 from insitu_service.memories import count_checkpoints
 from insitu_service.probe_inbox import ProbeInbox
+from insitu_service.rate_limit import PeerRateLimits
 from insitu_service.reception import Reception
 from insitu_service.recorder import Recorder
+from insitu_service.secrecy import Secrets
 from insitu_service.session import Sessions
+from insitu_service.strangers import Strangers
 from insitu_service.tally import Tally
 
 _log = logging.getLogger("insitu.compose")
 
+NO_SECRETS = Secrets()
 #: a worker that has not come by for this long is stuck; a step may take a while
 _STUCK_SECONDS = 300.0
 
@@ -62,6 +68,7 @@ class Service:
     buffer: StreamBuffer
     trainer: Trainer
     intake: Intake
+    allow_list: AllowList | None
     tally: Tally
     sessions: Sessions
     examiner: Examiner
@@ -76,7 +83,9 @@ class Service:
     resumed_from: Path | None
 
 
-def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Service:
+def compose(
+    config: Config, context: zmq.Context[Any], *, resume: bool, secrets: Secrets = NO_SECRETS
+) -> Service:
     """Make the service; binds the stream's endpoints, loads the checkpoint, starts no worker."""
     keep_freed_memory()
     if config.trainer.threads is not None:
@@ -96,7 +105,11 @@ def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Servi
     commands = CommandQueue(on_post=buffer.interrupt)
     sessions = Sessions()
     door = _door(config, trainer.objective)
-    ingest = compose_ingest(config, context, buffer, sessions, door, inbox, intake)
+    curve = config.stream.curve
+    allow_list = None if curve is None else AllowList(read_clients(curve.clients_file))
+    ingest = compose_ingest(
+        config, context, buffer, sessions, door, inbox, intake, allow_list, secrets
+    )
     buffer.on_room = ingest.wake
     learner = Learner(
         buffer,
@@ -116,8 +129,8 @@ def compose(config: Config, context: zmq.Context[Any], *, resume: bool) -> Servi
         beat=(learner_beat := Beat(_STUCK_SECONDS)),
     )
     return Service(
-        config, device, buffer, trainer, intake, tally, sessions, examiner, recorder, door, writer,
-        hooks, commands, ingest, learner, (ingest.beat, learner_beat), resumed_from,
+        config, device, buffer, trainer, intake, allow_list, tally, sessions, examiner, recorder,
+        door, writer, hooks, commands, ingest, learner, (ingest.beat, learner_beat), resumed_from,
     )  # fmt: skip
 
 
@@ -191,19 +204,32 @@ def compose_ingest(
     door: Door,
     inbox: ProbeInbox,
     intake: Intake,
+    allow_list: AllowList | None = None,
+    secrets: Secrets = NO_SECRETS,
 ) -> Ingest:
     stream, when_full = config.stream, config.buffer.when_full
     schema = stream.as_schema()
     terms = Terms(
         schema,
         frozenset(stream.names),
-        None if stream.token_file is None else read_token(stream.token_file),
+        secrets.stream_token,
         stream.max_producers,
         MAX_FRAGMENT_BYTES,
         _max_batch_bytes(config, buffer),
         when_full,
+        allow_list,
     )
-    router, endpoints = bind_router(context, stream.endpoints)
+    gatekeeper = Gatekeeper(
+        context, allow_list,
+        handshakes_per_second=stream.max_handshakes_per_second, intake=intake,
+    )  # fmt: skip
+    asked = SocketTerms(
+        secrets.secret_key,
+        stream.max_message_bytes,
+        stream.max_queued_messages,
+        stream.greeting_seconds,
+    )
+    router, endpoints = bind_router(context, stream.endpoints, asked)
     send = Outbox(router, intake).send
     acknowledger = Acknowledger(
         sessions, buffer, send, row_bytes=schema.row_bytes, always_room=when_full != "block"
@@ -211,14 +237,21 @@ def compose_ingest(
     lobby = Lobby(
         sessions, buffer, terms, acknowledger, intake, send,
         timeout_seconds=stream.session_timeout_seconds,
+        greetings=PeerRateLimits(stream.max_hellos_per_second, 2 * stream.max_connections),
     )  # fmt: skip
     data_path = DataPath(
         buffer, door, inbox, acknowledger, intake, send,
         drops_newest=when_full == "drop_newest",
     )  # fmt: skip
     reception = Reception(sessions, lobby, data_path, acknowledger, intake, send)
-    watch = ConnectionWatch(router, sessions, intake)
-    return Ingest(router, reception, watch, endpoints, beat=Beat(_STUCK_SECONDS))
+    strangers = Strangers(
+        most=stream.max_connections, greeting_seconds=stream.greeting_seconds,
+        most_bytes=stream.max_stranger_bytes,
+    )  # fmt: skip
+    watch = ConnectionWatch(
+        router, sessions, intake, strangers, max_message_bytes=stream.max_message_bytes
+    )
+    return Ingest(router, reception, watch, gatekeeper, endpoints, beat=Beat(_STUCK_SECONDS))
 
 
 #: the optimum of throughput over tcp and ipc; larger frames let heartbeats starve

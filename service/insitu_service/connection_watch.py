@@ -1,8 +1,8 @@
-"""Watches connections from below: those that broke off, and those that never spoke ZeroMQ.
+"""Watches connections from below: handshakes that fail, and connections that break off.
 
-A frame beyond the limit of the socket, a killed producer, a browser at the wrong port: none of
-these ever becomes a message. ZeroMQ cuts or loses the connection, and only the monitor of the
-socket says so.
+A frame beyond the limit of the socket, a killed producer, a wrong key, a browser at the wrong
+port: none of these ever becomes a message. ZeroMQ cuts or loses the connection, and only the
+monitor of the socket says so.
 """
 
 from __future__ import annotations
@@ -12,31 +12,62 @@ import logging
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from insitu_service.endpoints import MAX_MESSAGE_BYTES
 from insitu_service.intake import Intake
 from insitu_service.session import Sessions
+from insitu_service.strangers import Strangers, cut
 
 _log = logging.getLogger("insitu.ingest")
 
+_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+#: between two looks at how long connections are strangers, and how much they sent
+_LOOK_SECONDS = 0.25
+_IDLE_SECONDS = 1.0
+#: who looked away for so long cannot say that others were silent
+_STALL_SECONDS = 5.0
+#: what a failed handshake is counted as; other faults are `protocol`
+_FAULTS = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "no_key",
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "wrong_key",
+}
+
 
 class ConnectionWatch:
-    """Counts and tells of connections that ended in a way they should not.
+    """Counts and tells of connections that ended in a way they should not, and cuts strangers.
 
-    It only tells: a session stays open until its producer is back or has been silent for too long.
+    It never ends a session: that stays open until its producer is back or silent for too long.
 
     Args:
         router: its socket; used by the same thread only.
         sessions: who is connected by which file descriptor.
-        intake: where broken connections are counted.
+        intake: where broken, refused and cut connections are counted.
+        strangers: the limits of connections without a session.
+        max_message_bytes: that the socket takes, for the log.
     """
 
-    def __init__(self, router: zmq.Socket[bytes], sessions: Sessions, intake: Intake) -> None:
-        self.socket: zmq.Socket[bytes] = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    def __init__(
+        self,
+        router: zmq.Socket[bytes],
+        sessions: Sessions,
+        intake: Intake,
+        strangers: Strangers,
+        *,
+        max_message_bytes: int,
+    ) -> None:
+        self.socket: zmq.Socket[bytes] = router.get_monitor_socket(_EVENTS)
+        self.strangers = strangers
         self._router = router
         self._sessions = sessions
         self._intake = intake
+        self._max_message_bytes = max_message_bytes
+        self._cut_at = 0.0
 
-    def look(self) -> None:
+    @property
+    def waits_seconds(self) -> float:
+        """How long the thread may sleep before `cut` is called again."""
+        strangers = len(self.strangers) > len(self._sessions)
+        return _LOOK_SECONDS if strangers else _IDLE_SECONDS
+
+    def look(self, now: float) -> None:
         """Take in what has happened since the last look.
 
         After the messages of a turn, so that a BYE comes before the end of its connection.
@@ -45,11 +76,47 @@ class ConnectionWatch:
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
-            self._disconnected(int(parse_monitor_message(frames)["value"]))
+                break
+            told = parse_monitor_message(frames)
+            event, value = int(told["event"]), int(told["value"])
+            if event == zmq.EVENT_ACCEPTED:
+                self.strangers.accepted(value, now)
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                self._handshake_failed(_FAULTS.get(value, "protocol"))
+            elif event == zmq.EVENT_DISCONNECTED:
+                self.strangers.ended(value)
+                self._disconnected(value)
+        self._intake.connections = len(self.strangers)
+
+    def cut(self, now: float) -> None:
+        """Shut down the connections that go too far; does nothing within a look's time."""
+        if now - self._cut_at < _LOOK_SECONDS:
+            return
+        if now - self._cut_at > _STALL_SECONDS:  # stopped, swapped out, or starved
+            self.strangers.excuse(now - self._cut_at)
+        self._cut_at = now
+        heard = {session.descriptor: session.heard_at for session in self._sessions}
+        for descriptor, reason in self.strangers.to_cut(heard, now):
+            cut(descriptor)
+            self._intake.cut_connections[reason] += 1
+            _log.warning(
+                "a connection is cut (%s): see stream.max_connections, greeting_seconds and "
+                "max_stranger_bytes",
+                reason,
+                extra={"key": f"cut {reason}"},
+            )
 
     def close(self) -> None:
         self._router.disable_monitor()
+
+    def _handshake_failed(self, reason: str) -> None:
+        self._intake.refused_handshakes[reason] += 1
+        _log.warning(
+            "a connection is refused (%s): its peer showed no key, a wrong one, or does not "
+            "speak ZeroMQ",
+            reason,
+            extra={"key": f"handshake {reason}"},
+        )
 
     def _disconnected(self, descriptor: int) -> None:
         if self._sessions.has_parted(descriptor):
@@ -67,7 +134,7 @@ class ConnectionWatch:
             "the connection of producer %r ended without BYE: it died, the network broke, or it "
             "sent a frame of more than %d bytes; if it stays away its session expires",
             producer_id,
-            MAX_MESSAGE_BYTES,
+            self._max_message_bytes,
             extra={"key": f"no_bye {producer_id}"},
         )
 
@@ -76,6 +143,6 @@ class ConnectionWatch:
         _log.info(
             "a connection ended that had no session: its producer was refused, it does not speak "
             "ZeroMQ (a browser, a probe of the port), or it sent a frame of more than %d bytes",
-            MAX_MESSAGE_BYTES,
+            self._max_message_bytes,
             extra={"key": "no_session"},
         )

@@ -7,13 +7,32 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import zmq
 
 from insitu.errors import OperatorError
 
-#: beyond this ZeroMQ itself cuts the connection; legal messages are far below
-MAX_MESSAGE_BYTES = 64 << 20
+#: named to the gatekeeper; ZeroMQ asks it about every connection of a socket that has one
+_DOMAIN = b"insitu"
+
+
+@dataclass(frozen=True)
+class SocketTerms:
+    """What a socket asks of its peers before they say anything.
+
+    Args:
+        secret_key: of CURVE, which then guards all tcp endpoints; None for no encryption. A
+            socket file needs none: its mode says who may connect.
+        max_message_bytes: a connection is cut at a longer frame.
+        max_queued_messages: of one connection, before it is not read from.
+        handshake_seconds: until which a connection must stand.
+    """
+
+    secret_key: str | None = None
+    max_message_bytes: int = 4 << 20
+    max_queued_messages: int = 256
+    handshake_seconds: float = 15.0
 
 
 class EndpointError(OperatorError):
@@ -21,9 +40,11 @@ class EndpointError(OperatorError):
 
 
 def bind_router(
-    context: zmq.Context[zmq.Socket[bytes]], endpoints: Sequence[str]
+    context: zmq.Context[zmq.Socket[bytes]], endpoints: Sequence[str], terms: SocketTerms
 ) -> tuple[zmq.Socket[bytes], list[str]]:
     """A ROUTER on all endpoints, and the addresses it got (`tcp://*:*` takes a free port).
+
+    Its connections wait until a `Gatekeeper` of the same context admits them.
 
     Raises:
         EndpointError: an endpoint cannot be had; names it.
@@ -31,18 +52,34 @@ def bind_router(
     router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     router.setsockopt(zmq.LINGER, 0)
-    router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-    router.setsockopt(zmq.RCVHWM, 256)
+    router.setsockopt(zmq.MAXMSGSIZE, terms.max_message_bytes)
+    router.setsockopt(zmq.RCVHWM, terms.max_queued_messages)
     router.setsockopt(zmq.IPV6, 1)
+    router.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    router.setsockopt(zmq.HANDSHAKE_IVL, int(1000 * terms.handshake_seconds))
+    router.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
+    router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a gatekeeper nobody comes in
     bound = []
     try:
         for endpoint in endpoints:
+            _encrypt(router, endpoint, terms.secret_key)
             _bind(router, endpoint)
             bound.append(router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
     except EndpointError:
         router.close()
         raise
     return router, bound
+
+
+def _encrypt(router: zmq.Socket[bytes], endpoint: str, secret_key: str | None) -> None:
+    """Set what the next bind takes with it: CURVE for tcp, and nothing for a socket file."""
+    if secret_key is None:
+        return
+    if endpoint.startswith("tcp://"):
+        router.curve_secretkey = secret_key.encode()
+        router.curve_server = True
+    else:
+        router.curve_server = False
 
 
 def _bind(router: zmq.Socket[bytes], endpoint: str) -> None:

@@ -18,7 +18,8 @@ from insitu.wire.messages import (
     Welcome,
 )
 from insitu.wire.receiver import Receiver
-from insitu_service.session import Sessions
+from insitu_service.allow_list import AllowList
+from insitu_service.session import Origin, Sessions
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Terms:
         max_producers: sessions at a time.
         max_fragment_bytes, max_batch_bytes: as in WELCOME.
         when_full: what the ring does when it is full, for the producer's information.
+        allow_list: what the key of a connection may greet as; None where no keys are asked for.
         heartbeat_seconds: how often a producer must be heard.
     """
 
@@ -42,10 +44,16 @@ class Terms:
     max_fragment_bytes: int
     max_batch_bytes: int
     when_full: str
+    allow_list: AllowList | None = None
     heartbeat_seconds: float = 1.0
 
-    def refusal(self, hello: Hello, sessions: Sessions, draining: str) -> Refused | None:
+    def refusal(
+        self, hello: Hello, origin: Origin, sessions: Sessions, draining: str
+    ) -> Refused | None:
         """Why this producer may not come in; None when it may."""
+        objection = self.objection(hello, origin.key)
+        if objection:
+            return Refused(RefusalCode.IDENTITY, objection, False)
         if self.token is not None and not hmac.compare_digest(
             hello.token.encode(), self.token.encode()
         ):
@@ -64,6 +72,10 @@ class Terms:
             text = f"{len(sessions)} producers are connected; stream.max_producers allows no more"
             return Refused(RefusalCode.LIMIT, text, True)
         return None
+
+    def objection(self, hello: Hello, key: str) -> str:
+        """Why the key of a connection does not allow this greeting; empty when it does."""
+        return "" if self.allow_list is None else self.allow_list.objection(key, hello)
 
     def receiver(
         self, hello: Hello, session: int, positions: Mapping[str, Position]

@@ -1,7 +1,8 @@
 """Metrics, health, status and control over HTTP.
 
-Reading needs no secret; control does, where a token is set. A handler reads immutable snapshots
-or posts a command and waits for its future, so nothing here can hold up a training step.
+Where a token is set, control needs it, and so does reading what is not declared open. A handler
+reads immutable snapshots or posts a command and waits for its future, so nothing here can hold up
+a training step.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import hmac
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -46,6 +47,10 @@ ADDRESSES: Mapping[str, str] = {
 }
 
 
+#: What may be read without the token, unless the configuration says otherwise.
+OPEN_ADDRESSES = ("/metrics", "/livez", "/readyz")
+
+
 class RequestError(Exception):
     """A request that is answered with an error: its status and what to say."""
 
@@ -63,6 +68,7 @@ def create_app(
     alive: Callable[[], bool],
     post: Callable[[str, dict[str, Any]], Future[dict[str, Any]]],
     token: str | None,
+    open_addresses: Collection[str] = OPEN_ADDRESSES,
 ) -> Starlette:
     """The application.
 
@@ -73,25 +79,35 @@ def create_app(
         alive: whether the learner makes turns.
         post: command and arguments -> the future of its result.
         token: the secret for control; None when none is needed.
+        open_addresses: what is read without it.
     """
 
+    def authorise_reading(request: Request) -> None:
+        if token is not None and request.url.path not in open_addresses:
+            _authorise(request, token)
+
     async def page(request: Request) -> Response:
+        authorise_reading(request)
         text = landing_page(await run_in_threadpool(status), await run_in_threadpool(ready))
         return HTMLResponse(text, headers=_PAGE_HEADERS)
 
     async def metrics(request: Request) -> Response:
+        authorise_reading(request)
         body, content_type = await run_in_threadpool(exposition, request.headers.get("accept", ""))
         return Response(body, headers={**_HEADERS, "Content-Type": content_type})
 
     async def livez(request: Request) -> Response:
+        authorise_reading(request)
         living = alive()
         return _json({"alive": living}, 200 if living else 503)
 
     async def readyz(request: Request) -> Response:
+        authorise_reading(request)
         problems = await run_in_threadpool(ready)
         return _json({"ready": not problems, "problems": problems}, 503 if problems else 200)
 
     async def state(request: Request) -> Response:
+        authorise_reading(request)
         return _json(await run_in_threadpool(status))
 
     async def control(request: Request) -> Response:
@@ -133,7 +149,7 @@ def _authorise(request: Request, token: str | None) -> None:
         error = OperatorError(
             "the token is missing or wrong",
             allowed="Authorization: Bearer TOKEN, with the text of http.token_file",
-            consequence="the command was not carried out",
+            consequence="nothing was done",
         )
         raise RequestError(401, error)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from insitu.config.sections import HttpSection
 from insitu.errors import InternalError, OperatorError
 
 _START_SECONDS = 30.0
@@ -16,6 +20,26 @@ _START_SECONDS = 30.0
 
 class PortError(OperatorError):
     """The address of the HTTP server cannot be had."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the server proves itself with over TLS.
+
+    Args:
+        certificate_file: PEM, with its chain.
+        key_file: its private key, PEM.
+    """
+
+    certificate_file: Path
+    key_file: Path
+
+    @classmethod
+    def of(cls, http: HttpSection) -> Certificate | None:
+        """As configured; None for plain HTTP."""
+        if http.certificate_file is None or http.key_file is None:
+            return None
+        return cls(http.certificate_file, http.key_file)
 
 
 def bind_listener(host: str, port: int) -> socket.socket:
@@ -69,10 +93,20 @@ class HttpServer:
     Args:
         app: the application.
         listener: a listening socket, see `bind_listener`; closed with the server.
+        certificate: for TLS 1.2 or newer; None for plain HTTP.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, certificate: Certificate | None = None
+    ) -> None:
         self._listener = listener
+        self._certificate = certificate
+        files: dict[str, Any] = {}
+        if certificate is not None:
+            files = {
+                "ssl_certfile": certificate.certificate_file,
+                "ssl_keyfile": certificate.key_file,
+            }
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -86,6 +120,7 @@ class HttpServer:
                 limit_concurrency=128,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=2,
+                **files,
             )
         )
         self._thread = threading.Thread(target=self._run, name="insitu-http", daemon=True)
@@ -106,7 +141,20 @@ class HttpServer:
     def url(self) -> str:
         """Its address without a slash at the end."""
         host = self._listener.getsockname()[0]
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "http" if self._certificate is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def renew_certificate(self) -> None:
+        """Read the certificate's files again, for the connections to come.
+
+        Raises:
+            OSError: they cannot be read, or do not go together; the old one stays.
+        """
+        context: ssl.SSLContext | None = self._server.config.ssl
+        if context is not None and self._certificate is not None:
+            files = self._certificate.certificate_file, self._certificate.key_file
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files)  # tried elsewhere first
+            context.load_cert_chain(*files)
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Answer what is under way, for at most so long, then end. Safe to call twice."""
@@ -118,6 +166,8 @@ class HttpServer:
         self._listener.close()
 
 
-def serve_http(app: ASGIApp, host: str, port: int) -> HttpServer:
+def serve_http(
+    app: ASGIApp, host: str, port: int, certificate: Certificate | None = None
+) -> HttpServer:
     """Bind, then answer in a thread; `PortError` when the address cannot be had."""
-    return HttpServer(app, bind_listener(host, port))
+    return HttpServer(app, bind_listener(host, port), certificate)

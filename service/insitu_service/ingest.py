@@ -1,7 +1,8 @@
-"""The ingest thread: owns the ROUTER socket, and gives every message to the reception.
+"""The ingest thread: owns the ROUTER socket, and brings every message to its turn.
 
 A turn: wait for messages or a wake-up, handle at most a few hundred messages, send the acks that
-are owed. So acks are coalesced under load and immediate when there is none.
+are owed. So acks are coalesced under load and immediate when there is none. What a turn does is
+in `turn.py`; this file moves bytes.
 
 ROUTER drops silently what it cannot send, unless told otherwise: MANDATORY, and every send is
 NOBLOCK; a message that cannot go out is counted and the protocol repeats what matters.
@@ -13,25 +14,24 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import zmq
 
-from insitu.wire.codec import decode, encode
-from insitu.wire.messages import Hello, Message, WireError
+from insitu.wire.codec import encode
+from insitu.wire.messages import Message
 from insitu_service.beat import Beat
 from insitu_service.connection_watch import ConnectionWatch
+from insitu_service.gatekeeper import Gatekeeper
 from insitu_service.intake import Intake
 from insitu_service.reception import Reception
+from insitu_service.session import NOWHERE, Origin
+from insitu_service.turn import Turn
 
 _log = logging.getLogger("insitu.ingest")
 
 #: most messages of one turn, so that acks and wake-ups never wait for long
 _TURN_MESSAGES = 256
-_TURN_SECONDS = 1
-#: who looked away for so long cannot say that others were silent
-_STALL_SECONDS = 5.0
-#: nothing comes for so long: time to acknowledge what has come
-_PAUSE_MS = 1
 #: frames of a message that are looked at; a legal one has two
 _MOST_FRAMES = 4
 #: frames above this are not copied out of ZeroMQ's memory before they are handled
@@ -60,6 +60,7 @@ class Ingest:
         router: bound; used and closed by the thread that calls `run`.
         reception: handles the messages.
         watch: of the connections below the messages.
+        gatekeeper: says who may connect; used and closed by the same thread.
         beat: called at every turn.
     """
 
@@ -68,6 +69,7 @@ class Ingest:
         router: zmq.Socket[bytes],
         reception: Reception,
         watch: ConnectionWatch,
+        gatekeeper: Gatekeeper,
         endpoints: Sequence[str],
         *,
         beat: Beat,
@@ -77,17 +79,18 @@ class Ingest:
         #: what it is bound to, with the ports that were chosen
         self.endpoints = endpoints
         self._router = router
-        self._reception = reception
+        self._turn = Turn(reception, clock())
         self._watch = watch
+        self._gatekeeper = gatekeeper
         self.beat = beat
         self._clock = clock
-        self._turned_at = clock()
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
         self._woken = False
         self._stopping = False
         self._drain_text: str | None = None
+        self._recheck = False
 
     # called by other threads
 
@@ -105,6 +108,11 @@ class Ingest:
         self._drain_text = text
         self.wake()
 
+    def recheck(self) -> None:
+        """The allow-list has changed: look at the sessions again."""
+        self._recheck = True
+        self.wake()
+
     def stop(self) -> None:
         """End `run`."""
         self._stopping = True
@@ -113,50 +121,50 @@ class Ingest:
     # the thread
 
     def run(self) -> None:
-        self._turned_at = self._clock()
+        self._turn.begin(self._clock())
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._watch.socket, zmq.POLLIN)
+        poller.register(self._gatekeeper.socket, zmq.POLLIN)
         poller.register(self._ours.fileno(), zmq.POLLIN)
         try:
             while not self._stopping:
-                owes = self._reception.acknowledger.owes
-                wait_ms = _PAUSE_MS if owes else _TURN_SECONDS * 1000
-                self._turn(dict(poller.poll(wait_ms)))
+                seconds = min(self._turn.waits_seconds, self._watch.waits_seconds)
+                self._take_turn(dict(poller.poll(int(seconds * 1000))))
         except Exception as error:
             self.failure = error
             _log.exception("the ingest thread failed")
         finally:
             self._watch.close()
+            self._gatekeeper.close()
             self._router.close()
             self._ours.close()
             self._theirs.close()
 
-    def _turn(self, events: dict[object, int]) -> None:
+    def _take_turn(self, events: dict[object, int]) -> None:
         self.beat()
-        now, before = self._clock(), self._turned_at
-        self._turned_at = now
-        if now - before > _STALL_SECONDS:  # stopped, swapped out, or starved
-            self._reception.lobby.excuse(now - before)
+        now = self._clock()
+        self._turn.begin(now)
+        if self._gatekeeper.socket in events:
+            self._gatekeeper.answer()
         if self._ours.fileno() in events:
-            self._look_up()
+            self._woken = False
+            self._ours.recv(4096)  # read why before sleeping again
+            self._look_at_keys()
+            self._turn.look_up(self._drain_text)
         if self._router in events:
             for _ in range(_TURN_MESSAGES):
                 if not self._receive(now):
                     break
-        self._reception.acknowledger.settle(idle=self._router not in events)
         if self._watch.socket in events:
-            self._watch.look()
-        self._reception.lobby.expire(now)
+            self._watch.look(now)
+        self._watch.cut(now)
+        self._turn.end(now, idle=self._router not in events)
 
-    def _look_up(self) -> None:
-        """Somebody woke us: read why before sleeping again."""
-        self._woken = False
-        self._ours.recv(4096)
-        if self._drain_text is not None and not self._reception.lobby.draining:
-            self._reception.lobby.drain(self._drain_text)
-        if not self._reception.lobby.draining:
-            self._reception.acknowledger.renew()
+    def _look_at_keys(self) -> None:
+        if self._recheck:
+            self._recheck = False
+            self._turn.reception.lobby.recheck()
 
     def _receive(self, now: float) -> bool:
         """Handle one message; False when none is there."""
@@ -175,28 +183,14 @@ class Ingest:
                 first = frame
             size = len(frame)
             frames.append(frame.buffer if size > _COPY_BELOW_BYTES else frame.bytes)
-        try:
-            message = decode(frames)
-        except WireError as error:
-            self._reception.malformed(identity, error)
-        else:
-            descriptor = (
-                _descriptor(first) if first is not None and isinstance(message, Hello) else -1
-            )
-            self._handle(identity, message, now, descriptor)
+        origin = partial(_origin, first) if first is not None else lambda: NOWHERE
+        self._turn.take(identity, frames, now, origin)
         return True
 
-    def _handle(self, identity: bytes, message: Message, now: float, descriptor: int) -> None:
-        """A fault of ours in one message costs one session, not the service."""
-        try:
-            self._reception.handle(identity, message, now, descriptor)
-        except Exception:
-            self._reception.failed(identity, message)
 
-
-def _descriptor(frame: zmq.Frame) -> int:
-    """File descriptor of the connection that a frame came by; -1 where it has none."""
+def _origin(frame: zmq.Frame) -> Origin:
+    """The connection that a frame came by."""
     try:
-        return int(frame.get(zmq.SRCFD))
+        return Origin(int(frame.get(zmq.SRCFD)), str(frame.get("User-Id")))
     except zmq.ZMQError:
-        return -1
+        return NOWHERE

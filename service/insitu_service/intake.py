@@ -37,6 +37,9 @@ class Intake:
         self.refused_messages: Counter[str] = Counter()  # by reason
         self.refused_hellos: Counter[str] = Counter()  # by code
         self.broken_connections: Counter[str] = Counter()  # by reason
+        self.refused_handshakes: Counter[str] = Counter()  # by reason
+        self.cut_connections: Counter[str] = Counter()  # by reason
+        self.connections = 0  # open now
         self.expired_sessions = 0
         self.fenced_sessions = 0
         self.full_batches = 0  # came without room and were asked for again

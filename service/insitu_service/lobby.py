@@ -6,12 +6,13 @@ import logging
 
 from insitu.stream.buffer import StreamBuffer
 from insitu.stream.stamp import Stamp
-from insitu.wire.messages import Bye, Drain, Fenced, Hello
+from insitu.wire.messages import Bye, Drain, Fenced, Hello, NoSession, RefusalCode, Refused
 from insitu.wire.receiver import Receiver
 from insitu_service.acknowledger import Acknowledger, Send
 from insitu_service.greeting import Terms
 from insitu_service.intake import Intake
-from insitu_service.session import Session, Sessions
+from insitu_service.rate_limit import PeerRateLimits
+from insitu_service.session import NOWHERE, Origin, Session, Sessions
 
 _log = logging.getLogger("insitu.ingest")
 
@@ -22,6 +23,7 @@ class Lobby:
     Args:
         terms: who may come in.
         timeout_seconds: a session that is silent for so long is over.
+        greetings: how often one connection may greet; None for no limit.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Lobby:
         send: Send,
         *,
         timeout_seconds: float,
+        greetings: PeerRateLimits | None = None,
     ) -> None:
         self.draining = ""
         self._sessions = sessions
@@ -43,13 +46,16 @@ class Lobby:
         self._intake = intake
         self._send = send
         self._timeout_seconds = timeout_seconds
+        self._greetings = greetings
         #: who was in a task when the checkpoint was written that the service resumed from
         self._awaited = set(buffer.producers_in_tasks())
         self._awaited_until: float | None = None
 
-    def hello(self, identity: bytes, hello: Hello, now: float, descriptor: int = -1) -> None:
+    def hello(self, identity: bytes, hello: Hello, now: float, origin: Origin = NOWHERE) -> None:
         """Open a session, or say why not."""
-        refusal = self._terms.refusal(hello, self._sessions, self.draining)
+        refusal = self._too_often(identity, now) or self._terms.refusal(
+            hello, origin, self._sessions, self.draining
+        )
         if refusal is not None:
             self._intake.refused_hellos[refusal.code] += 1
             self._send(identity, refusal)
@@ -72,7 +78,8 @@ class Lobby:
             receiver,
             now,
             self._intake.of_producer(hello.producer_id),
-            descriptor,
+            origin.descriptor,
+            origin.key,
         )
         self._sessions.add(session)
         self._awaited.discard(hello.producer_id)
@@ -87,6 +94,11 @@ class Lobby:
             receiver.next_seq,
             extra={"key": f"come {producer_id}"},
         )
+
+    def _too_often(self, identity: bytes, now: float) -> Refused | None:
+        if self._greetings is None or self._greetings.allows(identity, now):
+            return None
+        return Refused(RefusalCode.RATE, "this connection greets too often", True)
 
     def _make_way(self, identity: bytes, hello: Hello) -> bool:
         """End the session that this producer id has; False when the newcomer is the older one."""
@@ -173,6 +185,16 @@ class Lobby:
         for session in self._sessions:
             abandon(session, self._buffer)
             self._send(session.identity, Drain(session.receiver.session, text))
+
+    def recheck(self) -> None:
+        """The allow-list is another: end the sessions whose key does not allow them any more."""
+        for session in self._sessions:
+            objection = self._terms.objection(session.hello, session.key)
+            if objection:
+                self._intake.refused_hellos[RefusalCode.IDENTITY] += 1
+                _log.warning("the session of %r is ended: %s", session.producer_id, objection)
+                self._send(session.identity, NoSession(session.receiver.session))
+                self._leave(session)
 
     def close(self, session: Session) -> None:
         """Forget a session; its producer stays where it was in the stream."""

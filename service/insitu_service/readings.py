@@ -66,6 +66,9 @@ class Readings:
         yield from _by_label("refused_messages", intake.refused_messages)
         yield from _by_label("refused_sessions", intake.refused_hellos)
         yield from _by_label("broken_connections", intake.broken_connections)
+        yield from _by_label("refused_handshakes", intake.refused_handshakes)
+        yield from _by_label("cut_connections", intake.cut_connections)
+        yield _gauge("connections", intake.connections)
         yield _counter("clipped_values", service.door.clipped_values)
         yield _counter("dropped_samples", service.buffer.snapshot().dropped)
         tally = service.tally

@@ -25,7 +25,7 @@ from insitu_service.acknowledger import Acknowledger, Send
 from insitu_service.data_path import DataPath
 from insitu_service.intake import Intake
 from insitu_service.lobby import Lobby
-from insitu_service.session import Sessions
+from insitu_service.session import NOWHERE, Origin, Sessions
 
 _log = logging.getLogger("insitu.ingest")
 
@@ -49,11 +49,13 @@ class Reception:
         self._intake = intake
         self._send = send
 
-    def handle(self, identity: bytes, message: Message, now: float, descriptor: int = -1) -> None:
-        """Do what a message asks for; `descriptor` is that of the connection it came by."""
+    def handle(
+        self, identity: bytes, message: Message, now: float, origin: Origin = NOWHERE
+    ) -> None:
+        """Do what a message asks for; `origin` is given for HELLO and PING."""
         self._intake.messages += 1
         if isinstance(message, Hello):
-            self.lobby.hello(identity, message, now, descriptor)
+            self.lobby.hello(identity, message, now, origin)
             return
         if not isinstance(message, (Data, Ping, Bye)):
             self._intake.refused_messages["unexpected"] += 1
@@ -74,6 +76,7 @@ class Reception:
         figures.blocked_seconds = message.blocked_seconds
         if isinstance(message, Ping):
             session.needed_bytes = message.needed_bytes
+            session.descriptor = origin.descriptor
             if not self.lobby.draining:
                 self.acknowledger.settle_session(session)
             self._send(identity, Pong(message.session, message.stamp_ns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,22 +12,26 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from insitu import __version__
-from insitu.config import Config, read_token
+from insitu.config import Config, read_clients
 from insitu.errors import InsituError
 from insitu_service.collector import InsituCollector, expose
 from insitu_service.compose import Service, compose
 from insitu_service.daemon import Closable, Daemon
 from insitu_service.heap import settle_garbage_collector
 from insitu_service.http import create_app
-from insitu_service.http_server import HttpServer, bind_listener
+from insitu_service.http_server import Certificate, HttpServer, bind_listener
 from insitu_service.logs import configure_logs
 from insitu_service.overview import Overview
 from insitu_service.progress import show_progress
 from insitu_service.readings import Readings
+from insitu_service.secrecy import Secrets
 from insitu_service.signals import Signals
 from insitu_service.supervisor import Supervisor
 
 _log = logging.getLogger("insitu.daemon")
+
+#: what the service makes can be read by its own user alone: files, directories, sockets
+_UMASK = 0o077
 
 
 def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
@@ -39,15 +44,18 @@ def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
     Raises:
         OperatorError: something cannot be had or built; nothing was started.
     """
-    secrets = [read_token(p) for p in (config.stream.token_file, config.http.token_file) if p]
-    configure_logs(config.service.log_level, config.service.log_format, secrets=secrets)
+    secrets = Secrets.of(config, os.environ)
+    configure_logs(config.service.log_level, config.service.log_format, secrets=secrets.texts)
+    os.umask(_UMASK)
+    _warn_of_the_unsafe(config, secrets)
     listener = bind_listener(config.http.host, config.http.port)
     context: zmq.Context[Any] = zmq.Context()
     try:
         with Signals() as signals:
-            service = compose(config, context, resume=resume)
+            service = compose(config, context, resume=resume, secrets=secrets)
             overview = Overview(service)
-            http = HttpServer(_app(service, overview), listener)
+            certificate = Certificate.of(config.http)
+            http = HttpServer(_app(service, overview, secrets), listener, certificate)
             settle_garbage_collector()
             _announce(service, http)
             daemon = Daemon(
@@ -55,7 +63,7 @@ def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
                 service.learner,
                 service.commands,
                 Supervisor(),
-                reload=lambda: _reload(service, reread),
+                reload=lambda: _reload(service, http, secrets, reread),
                 beats=service.beats,
                 closables=_closables(service, overview, http),
             )
@@ -65,8 +73,17 @@ def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
         context.destroy(linger=0)
 
 
-def _app(service: Service, overview: Overview) -> Any:
-    token_file = service.config.http.token_file
+def _warn_of_the_unsafe(config: Config, secrets: Secrets) -> None:
+    if os.geteuid() == 0 and not config.service.allow_root:
+        _log.warning(
+            "the service runs as root and needs no such rights: run it as a user of its own, or "
+            "set service.allow_root: true where there is no other, as in a container"
+        )
+    for path in secrets.readable_files:
+        _log.warning("other users may read the secret in %s: chmod 600 %s", path, path)
+
+
+def _app(service: Service, overview: Overview, secrets: Secrets) -> Any:
     registry = CollectorRegistry()
     registry.register(InsituCollector(Readings(service, lambda: not problems(service)).read))
     return create_app(
@@ -75,7 +92,8 @@ def _app(service: Service, overview: Overview) -> Any:
         ready=lambda: problems(service),
         alive=lambda: alive(service),
         post=service.commands.post,
-        token=None if token_file is None else read_token(token_file),
+        token=secrets.http_token,
+        open_addresses=service.config.http.open_addresses,
     )
 
 
@@ -125,14 +143,18 @@ def _closables(service: Service, overview: Overview, http: HttpServer) -> list[C
     return parts
 
 
-def _reload(service: Service, reread: Callable[[], Config]) -> None:
+def _reload(
+    service: Service, http: HttpServer, secrets: Secrets, reread: Callable[[], Config]
+) -> None:
     """Take over what can change while running; keep the old configuration when it is wrong."""
     try:
         config = reread()
+        _renew_keys(service)
+        http.renew_certificate()
     except (InsituError, OSError) as error:
         _log.error("the configuration is wrong, the old one stays: %s", error)
         return
-    configure_logs(config.service.log_level, config.service.log_format)
+    configure_logs(config.service.log_level, config.service.log_format, secrets=secrets.texts)
     section = config.checkpoint
     service.recorder.reschedule(section.every_steps, section.every_seconds)
     taken = {"service": {"log_level", "log_format"}, "checkpoint": {"every_steps", "every_seconds"}}
@@ -145,6 +167,14 @@ def _reload(service: Service, reread: Callable[[], Config]) -> None:
     if others:
         _log.warning("changed, but only read at a start: %s", ", ".join(others))
     _log.info("the configuration was read again")
+
+
+def _renew_keys(service: Service) -> None:
+    """Read the allow-list again; whose key is gone loses its session at once."""
+    curve = service.config.stream.curve
+    if curve is not None and service.allow_list is not None:
+        service.allow_list.replace(read_clients(curve.clients_file))
+        service.ingest.recheck()
 
 
 def _changed(old: Any, new: Any) -> list[str]:

@@ -11,6 +11,22 @@ from insitu.wire.receiver import Receiver
 from insitu_service.intake import ProducerFigures
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The connection that a message came by.
+
+    Args:
+        descriptor: as the monitor of the socket names it; -1 when it is not known.
+        key: the public key that it was admitted by, see `Gatekeeper`; empty when not known.
+    """
+
+    descriptor: int = -1
+    key: str = ""
+
+
+NOWHERE = Origin()
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One producer's connection, and what it has told of itself.
@@ -21,7 +37,8 @@ class Session:
         receiver: the state of the protocol.
         heard_at: monotonic seconds of its last message.
         figures: of the producer.
-        descriptor: of its connection, as the monitor of the socket names it.
+        descriptor: of its connection, see `Origin`.
+        key: of its connection, see `Origin`.
     """
 
     identity: bytes
@@ -30,10 +47,12 @@ class Session:
     heard_at: float
     figures: ProducerFigures
     descriptor: int = -1
+    key: str = ""
     reservation: Reservation | None = None
     first_fragment: Data | None = None
     held_bytes: int = 0  # of the batch that found no room; 0 when none waits for it
     needed_bytes: int = 0
+    told_durable: int = 0  # the newest batch that its producer knows to be synced
     gap_rows: int = 0  # that its producer dropped before the batch that comes in
 
     @property

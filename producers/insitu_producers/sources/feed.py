@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from insitu.errors import InsituError
 from insitu_producers import Producer, WaitTimeoutError
+from insitu_producers.credentials import read_secret
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -74,6 +75,9 @@ def argument_parser(module: str, description: str, *, stream: str) -> argparse.A
     )
     parser.add_argument("--stream", default=stream, help="name of the stream")
     parser.add_argument("--producer-id", default=f"{stream}-source", help="name of this producer")
+    parser.add_argument("--token-file", help="file with the secret that the service asks for")
+    parser.add_argument("--server-key", default="", help="public key of a service that has one")
+    parser.add_argument("--secret-key-file", help="file with our secret key for such a service")
     parser.add_argument("--rate", type=float, default=0.0, help="rows per second; 0 is no limit")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument(
@@ -99,6 +103,9 @@ def feed(pushes: Iterable[Push], arguments: argparse.Namespace) -> int:
                     when_full="block",
                     block_timeout_seconds=arguments.timeout,
                     linger_seconds=min(10.0, arguments.timeout),
+                    token=read_secret(arguments.token_file) if arguments.token_file else "",
+                    server_key=arguments.server_key,
+                    secret_key_file=arguments.secret_key_file,
                 )
             )
             for endpoint in arguments.endpoint

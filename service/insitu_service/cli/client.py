@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,14 +22,23 @@ class ServiceClient:
 
     Args:
         url: such as http://127.0.0.1:9100.
-        token: the secret for control commands, if it wants one.
+        token: the secret that it asks for, if it does.
+        trust: who may vouch for an https service; by default those whom the system trusts.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(
+        self, url: str, token: str | None = None, trust: ssl.SSLContext | None = None
+    ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise OperatorError(f"--url is {url!r}", allowed="http://HOST:PORT")
+            raise OperatorError(f"--url is {url!r}", allowed="http://HOST:PORT or https://")
         self._url = url.rstrip("/")
         self._token = token
+        # no proxy of the environment, and nowhere else than told: the token goes to one address
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=trust),
+            _NoRedirect(),
+        )
 
     def status(self, timeout_seconds: float = 5.0) -> dict[str, Any]:
         """The state of the service (see `insitu_service.status`)."""
@@ -48,10 +59,8 @@ class ServiceClient:
         request.add_header("Content-Type", "application/json")
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
-        # no proxy of the environment: the service is where the operator says it is
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=timeout_seconds) as response:
+            with self._opener.open(request, timeout=timeout_seconds) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             with error:
@@ -67,11 +76,36 @@ class ServiceClient:
         return answer
 
 
-def connect(url: str, token_file: Path | None) -> ServiceClient:
-    """A client with the secret from a file, if there is one."""
-    from insitu.config.machine import read_token
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A service never redirects; whoever does would get the token."""
 
-    return ServiceClient(url, None if token_file is None else read_token(token_file))
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def connect(url: str, token_file: Path | None, ca_file: Path | None = None) -> ServiceClient:
+    """A client with the secret from a file or the environment, if there is one.
+
+    Raises:
+        OperatorError: a file cannot be read.
+    """
+    from insitu.config.secrets import read_token
+
+    environment = os.environ.get("INSITU_TOKEN", "").strip() or None
+    token = environment if token_file is None else read_token(token_file)
+    return ServiceClient(url, token, None if ca_file is None else _trusting(ca_file))
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:
+        raise OperatorError(
+            f"--ca-file {str(ca_file)!r} cannot be used: {error.strerror or error}",
+            allowed="a file of certificates in PEM",
+        ) from None
+    return context
 
 
 def _refusal(url: str, error: urllib.error.HTTPError) -> UnreachableError:

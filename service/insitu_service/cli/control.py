@@ -10,7 +10,7 @@ import click
 
 from insitu_service import exit_codes
 from insitu_service.cli import options
-from insitu_service.cli.client import connect
+from insitu_service.cli.client import ServiceClient, connect
 from insitu_service.commands import COMMANDS, Declaration
 
 
@@ -21,6 +21,7 @@ def control_commands() -> list[click.Command]:
         @click.command(declaration.name.replace("_", "-"), help=_help(declaration))
         @options.url
         @options.token_file
+        @options.ca_file
         @click.option(
             "--timeout",
             "wait_seconds",
@@ -29,8 +30,15 @@ def control_commands() -> list[click.Command]:
             show_default=True,
             help="Seconds to wait; 0 only asks.",
         )
-        def command(url: str, token_file: Path | None, wait_seconds: float, **given: Any) -> int:
-            return _carry_out(declaration.name, url, token_file, wait_seconds, given)
+        def command(
+            url: str,
+            token_file: Path | None,
+            ca_file: Path | None,
+            wait_seconds: float,
+            **given: Any,
+        ) -> int:
+            client = connect(url, token_file, ca_file)
+            return _carry_out(declaration.name, client, wait_seconds, given)
 
         for argument in declaration.arguments:
             flag = argument.name.replace("_", "-")
@@ -48,10 +56,8 @@ def _help(declaration: Declaration) -> str:
     return f"{declaration.meaning} Prints {declaration.result}.".replace("`", "")
 
 
-def _carry_out(
-    name: str, url: str, token_file: Path | None, wait_seconds: float, given: dict[str, Any]
-) -> int:
-    answer = connect(url, token_file).control(name, given, wait_seconds)
+def _carry_out(name: str, client: ServiceClient, wait_seconds: float, given: dict[str, Any]) -> int:
+    answer = client.control(name, given, wait_seconds)
     if answer.get("state") == "pending":
         click.echo(f"{name} goes on; it was not done within {wait_seconds:g} s", err=True)
         return exit_codes.OK if wait_seconds == 0 else exit_codes.UNREACHABLE

@@ -20,6 +20,7 @@ _DEFAULTS = {argument.name: argument.default for argument in COMMANDS["lr_range_
 @click.command("lr-range-test")
 @options.url
 @options.token_file
+@options.ca_file
 @click.option(
     "--steps",
     type=int,
@@ -64,6 +65,7 @@ _DEFAULTS = {argument.name: argument.default for argument in COMMANDS["lr_range_
 def lr_range_test(
     url: str,
     token_file: Path | None,
+    ca_file: Path | None,
     plot: Path | None,
     form: str,
     wait_seconds: float,
@@ -76,7 +78,8 @@ def lr_range_test(
     """
     arguments = {**given, "wait_seconds": wait_seconds}
     # the batches are trained twice after they have come
-    answer = connect(url, token_file).control("lr_range_test", arguments, 600 + wait_seconds)
+    client = connect(url, token_file, ca_file)
+    answer = client.control("lr_range_test", arguments, 600 + wait_seconds)
     if answer.get("state") == "pending":
         click.echo("the test goes on; it was not done in time", err=True)
         return exit_codes.UNREACHABLE

@@ -36,5 +36,13 @@ token_file: Decorator = click.option(
     type=click.Path(path_type=Path),
     envvar="INSITU_TOKEN_FILE",
     show_envvar=True,
-    help="File with the secret that the service asks for.",
+    help="File with the secret that the service asks for; else it is taken from INSITU_TOKEN.",
+)
+
+ca_file: Decorator = click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path),
+    envvar="INSITU_CA_FILE",
+    show_envvar=True,
+    help="Certificates (PEM) to trust for https, beside those of the system.",
 )

@@ -32,6 +32,10 @@ from insitu_service import exit_codes
 @click.option(
     "--token-file", type=click.Path(path_type=Path), help="File with the stream's secret."
 )
+@click.option("--server-key", default="", help="Public key of a service that encrypts its stream.")
+@click.option(
+    "--secret-key-file", type=click.Path(path_type=Path), help="File with our secret key for it."
+)
 @click.option(
     "--timeout",
     "flush_seconds",
@@ -52,6 +56,8 @@ def push(
     rate: float | None,
     repeat: int,
     token_file: Path | None,
+    server_key: str,
+    secret_key_file: Path | None,
     flush_seconds: float,
 ) -> int:
     """Push the arrays of FILE, rows first: .npz with one array a field, or .npy with one.
@@ -59,19 +65,21 @@ def push(
     The type and shape of every array must be those of the stream's fields. Prints the books of
     the producer; the exit code is 4 when the service did not take every sample.
     """
-    from insitu.config.machine import read_token
+    from insitu.config.secrets import read_token
     from insitu_producers import Producer
 
     arrays = read_arrays(source, field)
     token = None if token_file is None else read_token(token_file)
     name = producer_id or f"push-{source.stem}"
-    options: dict[str, Any] = {} if token is None else {"token": token}
+    options: dict[str, Any] = {"server_key": server_key, "secret_key_file": secret_key_file}
+    if token is not None:
+        options["token"] = token
     with Producer(
         endpoint, stream=stream, producer_id=name, linger_seconds=0.5, **options
     ) as producer:
         for cursor, rows in enumerate(_paced(arrays, rows_per_push, rate, repeat), start=1):
             producer.push(rows, task=task, cursor=cursor, evaluate=evaluate)
-        producer.flush(timeout=flush_seconds)
+        producer.flush(timeout_seconds=flush_seconds)
         books = producer.stats()
     shown = {
         "pushed_rows": books.pushed_rows,

@@ -17,6 +17,7 @@ from insitu_service.cli.config import config
 from insitu_service.cli.control import control_commands
 from insitu_service.cli.cost import cost
 from insitu_service.cli.kernels import kernels
+from insitu_service.cli.keys import keys
 from insitu_service.cli.lr_range_test import lr_range_test
 from insitu_service.cli.push import push
 from insitu_service.cli.serve import serve
@@ -63,6 +64,7 @@ for command in (
     *control_commands(),
     lr_range_test,
     push,
+    keys,
     cost,
     kernels,
     bench,

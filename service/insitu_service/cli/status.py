@@ -16,6 +16,7 @@ from insitu_service.cli.client import ServiceClient, connect
 @click.command()
 @options.url
 @options.token_file
+@options.ca_file
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole state as JSON.")
 @click.option(
@@ -27,10 +28,15 @@ from insitu_service.cli.client import ServiceClient, connect
     help="Seconds between two looks with --watch.",
 )
 def status(
-    url: str, token_file: Path | None, watch: bool, as_json: bool, interval_seconds: float
+    url: str,
+    token_file: Path | None,
+    ca_file: Path | None,
+    watch: bool,
+    as_json: bool,
+    interval_seconds: float,
 ) -> None:
     """Show the state, rates, losses, buffer, memory and producers of a service."""
-    client = connect(url, token_file)
+    client = connect(url, token_file, ca_file)
     if watch and not as_json and sys.stdout.isatty():
         _watch_table(client, interval_seconds)
         return
