@@ -10,7 +10,7 @@ import numpy as np
 import zmq
 
 from chaos.mutation import mutated_frames
-from chaos.services import SCHEMA, STREAM, rows_of
+from chaos.rows import SCHEMA, STREAM, rows_of
 from insitu.wire.checksum import checksum
 from insitu.wire.codec import decode, encode
 from insitu.wire.messages import (

@@ -1,29 +1,17 @@
-"""The services that the harness breaks: one small classifier, whose rows are numbers of a stream.
-
-A row's sample id says whose it is and which: `ROWS_OF_ONE * producer + row`. The strategy
-`chaos_seen:Seen` is a part of the service and writes down what every step trained.
-"""
+"""The services that the harness breaks: a small classifier that writes down what it trained."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from chaos.rows import CLASSES, FEATURES, STREAM
 from daemon import Daemon
-from insitu.schema import Schema
-from insitu.wire.rows import Array
 
-#: sample ids of producer p begin at p times this
-ROWS_OF_ONE = 1_000_000_000
-CLASSES = 4
-FEATURES = 6
-STREAM = "chaos"
-SCHEMA = Schema.of({"x": ("float32", (FEATURES,)), "y": ("int64", ())})
-#: where a service in a test finds the plug-ins, and in which file they write
+#: where a service finds the parts of it that are ours
 PLUGINS = Path(__file__).parent / "plugins"
 
 
@@ -64,23 +52,20 @@ def service(directory: Path, **sections: Any) -> Daemon:
     return Daemon(directory, config(directory, **sections))
 
 
+def watched(directory: Path, **sections: Any) -> Daemon:
+    """The same with the strategy that writes what it trained into `seen.txt`, see `Seen`."""
+    return service(directory, strategies=[{"name": "chaos_seen:Seen"}], **sections)
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """What the process of a watched service needs in its environment."""
+    paths = [str(PLUGINS), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(paths), "CHAOS_SEEN": str(directory / "seen.txt")}
+
+
 def free_port() -> int:
     """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def rows_of(producer: int, start: int, stop: int) -> dict[str, Array]:
-    """Rows `[start, stop)` of a producer: whoever makes row 17 makes the same bytes."""
-    numbers = ROWS_OF_ONE * producer + np.arange(start, stop)
-    labels = numbers * 7 % CLASSES
-    noise = np.sin(numbers[:, None] * np.arange(1, FEATURES + 1) * 0.7391)
-    x = (noise + 2.0 * np.eye(CLASSES, FEATURES)[labels]).astype(np.float32)
-    return {"x": x, "y": labels.astype(np.int64)}
-
-
-def ids_of(producer: int, start: int, stop: int) -> Array:
-    """Their sample ids."""
-    return ROWS_OF_ONE * producer + np.arange(start, stop, dtype=np.int64)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from chaos.mutant import Mutant
 from chaos.resources import descriptors, resident_bytes
+from chaos.rows import SCHEMA, STREAM, ids_of, rows_of
 from chaos.service_books import ServiceBooks
-from chaos.services import SCHEMA, STREAM, ids_of, rows_of, service
+from chaos.services import service
 from daemon import Daemon, wait_for
 from insitu_producers import Producer
 
@@ -46,7 +47,8 @@ class SocketFigures:
         return (
             f"socket: {self.damaged:,} mutated messages in {self.seconds:.0f} s; of {self.sent:,} "
             f"with the good ones between {self.counted:,} were counted, {self.understood:,} "
-            f"understood; slowest /status {self.slowest_answer_seconds:.2f} s; resident memory grew {self.grown_bytes:,} "
+            f"understood; slowest /status {self.slowest_answer_seconds:.2f} s; resident memory "
+            f"grew {self.grown_bytes:,} "
             f"bytes, descriptors {self.grown_descriptors:+d}; {self.honest_samples:,} samples "
             f"of an honest producer taken meanwhile"
         )

@@ -1,0 +1,35 @@
+"""A producer's own book: which rows it was about to push, on the disk before it pushed them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class Ledger:
+    """Written by the producer's process; every line is synced."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+
+    def pushing(self, start: int, stop: int) -> None:
+        """Rows `[start, stop)` are about to be pushed."""
+        os.write(self._file, f"{start} {stop}\n".encode())
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def produced_rows(path: Path) -> int:
+    """How many rows the producer has made so far; it makes them without gaps, from 0 on.
+
+    A simulation that was killed and goes on from an earlier row makes the same rows again.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    most = 0
+    for line in lines:
+        start, stop = map(int, line.split())
+        assert start <= most, f"{path} goes on at row {start} after {most}"
+        most = max(most, stop)
+    return most
