@@ -1,0 +1,280 @@
+"""Starting from what is on the disk: find where the log ends, and cut off what is torn.
+
+The scan begins in the segment that holds the record asked for. Records up to it are passed over
+by their headers, the ones behind it are read and verified. The first that is not right ends the
+log: a process that was killed leaves half a record, a loss of power any part of what was not
+synced. What follows is cut off, unless something that is there says that it was safe already:
+every record and every segment tells how much was known to be synced when it was written. Then
+this is no tear, the disk lost what it had promised, and nobody but the operator may decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from insitu.schema import Schema
+from insitu.stream.log.disk import LOCK_NAME, Disk, File
+from insitu.stream.log.errors import LogDamaged, LogMismatch
+from insitu.stream.log.record import Record
+from insitu.stream.log.segment import (
+    PREPARED_NAME,
+    Segment,
+    SegmentHeader,
+    check_header,
+    first_record_of,
+    read_segment_header,
+    segment_name,
+)
+from insitu.stream.log.segment_reader import SegmentReader, records_without_header
+from insitu.stream.log.tail import cut, opened, used_bytes
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What was found.
+
+    Args:
+        first: the oldest record that is kept; one more than `appended` in an empty log.
+        appended: the newest good record.
+        chain: after it.
+        records: verified and handed on, those behind the record that was asked for.
+        torn_bytes: cut off at the end, without zeros; 0 after a clean stop.
+        torn_reason: what was wrong there.
+        removed: files that were removed with them.
+        foreign: files that the log does not know and leaves alone.
+    """
+
+    first: int
+    appended: int
+    chain: int
+    records: int
+    torn_bytes: int = 0
+    torn_reason: str = ""
+    removed: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+
+
+class Scan:
+    """One recovery: `run`, then what it found is in the attributes.
+
+    Args:
+        after_record: the newest record that need not be read.
+        after_chain: the chain after it, where it is known.
+
+    Attributes:
+        segments: all that stay, oldest first.
+        files: those of them that may not be synced, by first record; the caller closes them.
+        tail_bytes, seed: where the next record goes in the last of them, and that one's seed.
+        synced: the newest record known to be durable.
+    """
+
+    def __init__(
+        self, disk: Disk, schema: Schema, after_record: int, after_chain: int | None
+    ) -> None:
+        self.segments: list[Segment] = []
+        self.files: dict[int, File] = {}
+        self.tail_bytes = self.seed = 0
+        self.synced = 0
+        self._disk = disk
+        self._schema = schema
+        self._after_record = after_record
+        self._after_chain = after_chain
+        self._reader: SegmentReader | None = None
+        self._records = 0
+        self._reason = ""
+
+    def run(self, on_record: Callable[[Record], None], *, cut_damage: bool) -> Recovery:
+        """Scan, cut, and tell; see `insitu.stream.log.stream_log.StreamLog.recover`."""
+        names = self._disk.names()
+        firsts = sorted(first for first in map(first_record_of, names) if first is not None)
+        good = self._start(firsts)
+        if good:  # it may be complete and still not be safe
+            self.files[firsts[good - 1]] = self._disk.open(segment_name(firsts[good - 1]))
+        for first in firsts[good:]:
+            self._reason = self._enter(first) or ""
+            if self._reason:
+                break
+            good += 1
+            self._read(on_record)
+        later = firsts[good:]
+        appended, chain = self._end(later)
+        if not cut_damage:
+            self._check_not_damaged(appended, later)
+        self.segments = [self._described(first) for first in firsts[:good]]
+        torn_bytes = self._cut() + self._remove(later, PREPARED_NAME in names)
+        known = {*map(segment_name, firsts), PREPARED_NAME, LOCK_NAME}
+        return Recovery(
+            first=firsts[0] if good else appended + 1,
+            appended=appended,
+            chain=chain,
+            records=self._records,
+            torn_bytes=torn_bytes,
+            torn_reason=(self._reason or "zeros where a record should be") if torn_bytes else "",
+            removed=tuple(map(segment_name, later)),
+            foreign=tuple(sorted(set(names) - known)),
+        )
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for file in self.files.values():
+            file.close()
+        self.files.clear()
+
+    # ---- scanning -------------------------------------------------------------------------
+
+    def _start(self, firsts: list[int]) -> int:
+        """Index of the segment to begin with."""
+        holding = [index for index, first in enumerate(firsts) if first <= self._after_record]
+        if holding:
+            return holding[-1]
+        if firsts and firsts[0] > self._after_record + 1:
+            raise LogMismatch(
+                f"the log begins at record {firsts[0]:,}, wanted is what follows "
+                f"record {self._after_record:,}",
+                consequence="records that were never trained are no longer there",
+                remedy="resume from a newer checkpoint, or keep more of the log",
+            )
+        return 0
+
+    def _enter(self, first: int) -> str:
+        """Go on with this segment, or say why it does not continue the log."""
+        before = self._reader
+        if before is not None and first != before.number + 1:
+            return before.flaw or f"record {before.number + 1:,} is not there"
+        file = self._disk.open(segment_name(first))
+        header = read_segment_header(file)
+        flaw = header if isinstance(header, str) else self._misfit(header, first)
+        if isinstance(header, str) or flaw:
+            file.close()
+            return (before.flaw if before is not None else "") or f"{segment_name(first)}: {flaw}"
+        self.files[first] = file
+        self.synced = max(self.synced, header.synced)
+        self._reader = SegmentReader(file, header)
+        return ""
+
+    def _misfit(self, header: SegmentHeader, first: int) -> str:
+        check_header(header, self._schema, segment_name(first))
+        if header.first_record != first:
+            raise LogDamaged(
+                f"{segment_name(first)} says that it begins at record {header.first_record:,}",
+                consequence="the service does not start: no crash renames a segment",
+                remedy="restore the log's directory",
+            )
+        if self._reader is not None and self._reader.chain != header.chain_before:
+            return "it does not continue the chain"
+        return ""
+
+    def _read(self, on_record: Callable[[Record], None]) -> None:
+        """To the end of the present segment; leaves the reader's flaw."""
+        reader = self._reader
+        assert reader is not None
+        while True:
+            if reader.number == self._after_record:
+                self._check_chain(reader.chain)
+            if reader.number < self._after_record:
+                header = reader.peek()
+                if header is None:
+                    return
+                reader.skip(header)
+            else:
+                record = reader.next()
+                if record is None:
+                    return
+                header = record.header
+                self._records += 1
+                on_record(record)
+            self.synced = max(self.synced, header.synced)
+
+    def _end(self, later: list[int]) -> tuple[int, int]:
+        """Number and chain of the last good record, if the log fits to what was asked for."""
+        after, reader = self._after_record, self._reader
+        self._reason = self._reason or (reader.flaw if reader is not None else "")
+        if reader is None and not (later and later[0] <= after):
+            if self._after_chain is None and after > 0:
+                raise LogMismatch(
+                    f"the log is empty, wanted is what follows record {after:,}",
+                    remedy="put the log back that belongs to the checkpoint",
+                )
+            return after, self._after_chain or 0
+        if reader is None or reader.number < after:
+            ends = "unreadable" if reader is None else f"good up to record {reader.number:,}"
+            raise LogMismatch(
+                f"the log is {ends}, the checkpoint holds all up to {after:,}: "
+                f"{self._reason or 'it ends there'}",
+                consequence="the numbers of new records would be wrong",
+                remedy="put the log back that belongs to the checkpoint, or move it away: "
+                "an empty one goes on where the checkpoint ends",
+            )
+        self.tail_bytes, self.seed = reader.offset_bytes, reader.seed
+        return reader.number, reader.chain
+
+    def _check_chain(self, chain: int) -> None:
+        if self._after_chain not in (None, chain):
+            raise LogMismatch(
+                f"after record {self._after_record:,} the chain of the log is {chain:#018x}, "
+                f"that of the checkpoint {self._after_chain:#018x}",
+                consequence="they hold other records, so nothing is resumed",
+                remedy="put the log back that belongs to the checkpoint",
+            )
+
+    # ---- damage or tear -------------------------------------------------------------------
+
+    def _check_not_damaged(self, appended: int, later: list[int]) -> None:
+        behind = self._reader.headers_behind() if self._reader is not None else []
+        promised = max([self.synced, *(each.synced for each in behind), *self._promised_by(later)])
+        if promised > appended:
+            raise LogDamaged(
+                f"record {appended + 1:,} of the log is damaged: {self._reason}; "
+                f"all up to {promised:,} were safely on the disk",
+                consequence="the service does not start: its producers have let go of them",
+                remedy="restore the log's directory, or give up everything from the damage on "
+                "with log.cut_damage",
+            )
+
+    def _promised_by(self, later: list[int]) -> list[int]:
+        found = []
+        for first in later:
+            header = self._header(first)
+            if not isinstance(header, str):
+                found.append(header.synced if header.first_record == first else 0)
+                continue
+            with opened(self._disk, segment_name(first)) as file:
+                found += [each.synced for each in records_without_header(file, self._schema)]
+        return found
+
+    # ---- afterwards -----------------------------------------------------------------------
+
+    def _described(self, first: int) -> Segment:
+        header = self._header(first)
+        created_at_ns = 0 if isinstance(header, str) else header.created_at_ns
+        with opened(self._disk, segment_name(first)) as file:
+            return Segment(first, file.size_bytes, created_at_ns)
+
+    def _header(self, first: int) -> SegmentHeader | str:
+        with opened(self._disk, segment_name(first)) as file:
+            return read_segment_header(file)
+
+    def _cut(self) -> int:
+        """Clear what is behind the last good record; the bytes that were not zero."""
+        if self._reader is None:
+            return 0
+        file = self.files[max(self.files)]
+        torn_bytes = used_bytes(file, self.tail_bytes)
+        if torn_bytes:
+            cut(file, self.tail_bytes)
+            file.sync()
+        return torn_bytes
+
+    def _remove(self, later: list[int], prepared: bool) -> int:
+        """Remove segments behind the end, the newest first; the bytes that were not zero."""
+        torn_bytes = 0
+        for first in reversed(later):
+            with opened(self._disk, segment_name(first)) as file:
+                torn_bytes += used_bytes(file, 0)
+            self._disk.remove(segment_name(first))
+        if prepared:
+            self._disk.remove(PREPARED_NAME)
+        if later or prepared:
+            self._disk.sync_names()
+        return torn_bytes

@@ -1,0 +1,120 @@
+"""Reading the records of one segment, and whatever is left of them where it is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from insitu.schema import Schema
+from insitu.stream.log.disk import File
+from insitu.stream.log.record import (
+    HEADER_BYTES,
+    MAGIC,
+    Header,
+    Record,
+    decode_body,
+    decode_header,
+    payload_bytes,
+)
+from insitu.stream.log.segment import SegmentHeader, read_bytes
+from insitu.stream.log.tail import find
+
+
+class SegmentReader:
+    """Reads the records of one segment in order, and verifies each.
+
+    Args:
+        file: closed by whoever opened it.
+        header: of the segment; the chain and the numbers of its records are checked against it.
+
+    Attributes:
+        offset_bytes: where the next record begins.
+        number: of the last record that was read, or passed over.
+        chain: after it.
+        seed: of the segment.
+        flaw: in words, why there was no further record; empty at zeros or the end of the file.
+    """
+
+    def __init__(self, file: File, header: SegmentHeader) -> None:
+        self.offset_bytes = header.size_bytes
+        self.number = header.first_record - 1
+        self.chain = header.chain_before
+        self.flaw = ""
+        self._file = file
+        self._row_bytes = header.schema.row_bytes
+        self.seed = header.seed
+        self._head = memoryview(bytearray(HEADER_BYTES))
+        self._body = memoryview(bytearray())
+
+    def peek(self) -> Header | None:
+        """The header of the next record, or None: see `flaw`."""
+        count = self._file.read_into(self.offset_bytes, self._head)
+        self.flaw = ""
+        if count == 0 or not any(self._head[:count]):
+            return None
+        header = decode_header(self._head[:count], self.seed)
+        if isinstance(header, str):
+            self.flaw = header
+            return None
+        self.flaw = self._misplaced(header)
+        return None if self.flaw else header
+
+    def skip(self, header: Header) -> None:
+        """Pass over the record that was peeked at, its body unread."""
+        self.offset_bytes += header.record_bytes
+        self.number, self.chain = header.number, header.chain
+
+    def next(self) -> Record | None:
+        """The next record, verified to the last bit, or None: see `flaw`.
+
+        Its payload is valid until the next call.
+        """
+        header = self.peek()
+        if header is None:
+            return None
+        size_bytes = header.record_bytes - HEADER_BYTES
+        if len(self._body) < size_bytes:
+            self._body = memoryview(bytearray(size_bytes))
+        body = self._body[:size_bytes]
+        if self._file.read_into(self.offset_bytes + HEADER_BYTES, body) < size_bytes:
+            self.flaw = f"the file ends within record {header.number}"
+            return None
+        record = decode_body(header, body)
+        if isinstance(record, str):
+            self.flaw = record
+            return None
+        self.skip(header)
+        return record
+
+    def headers_behind(self) -> list[Header]:
+        """Of all records behind the last good one, in whatever state they are."""
+        return [
+            header
+            for data in find(self._file, MAGIC, self.offset_bytes, HEADER_BYTES)
+            if not isinstance(header := decode_header(data, self.seed), str)
+        ]
+
+    def _misplaced(self, header: Header) -> str:
+        if header.number != self.number + 1:
+            return f"record {header.number} stands where {self.number + 1} should"
+        if header.chain_before != self.chain:
+            return f"record {header.number} does not continue the chain"
+        end = self.offset_bytes + header.record_bytes
+        if end > self._file.size_bytes:
+            return f"the file ends within record {header.number}"
+        if header.payload_bytes != payload_bytes(header.kind, header.rows, self._row_bytes):
+            return f"record {header.number} has {header.payload_bytes} bytes for its rows"
+        return ""
+
+
+def records_without_header(file: File, schema: Schema) -> Iterator[Header]:
+    """Of the records in a segment whose own header is lost, from the first on, by their digests."""
+    offset_bytes = SegmentHeader(schema, 0, 0, 0, 0).size_bytes
+    while True:
+        header = decode_header(read_bytes(file, offset_bytes, HEADER_BYTES), None)
+        if isinstance(header, str) or offset_bytes + header.record_bytes > file.size_bytes:
+            return
+        body = read_bytes(file, offset_bytes + HEADER_BYTES, header.record_bytes - HEADER_BYTES)
+        if isinstance(decode_body(header, memoryview(body)), str):
+            return
+        yield header
+        offset_bytes += header.record_bytes
