@@ -310,6 +310,34 @@ _HEBBIAN = (
     ),
 )  # fmt: skip
 
+_LOG = (
+    _gauge(
+        "resumed_samples",
+        "samples",
+        (),
+        "Samples that an earlier life had accepted and not trained when this one began.",
+    ),
+    _gauge(
+        "backlog_samples",
+        "samples",
+        (),
+        "Accepted samples that wait in the stream log for room in the buffer.",
+    ),
+    _gauge(
+        "ingest_stopped",
+        "",
+        (),
+        "1 while nothing can be accepted, such as on a full disk; /readyz says why.",
+    ),
+    _counter("log_records", "records", (), "Records appended to the stream log."),
+    _gauge("log_unsynced_records", "records", (), "Appended, and lost if the power went now."),
+    _gauge("log_size_bytes", "bytes", (), "What the stream log takes, reserved room included."),
+    _gauge("log_segments", "files", (), "Files of the stream log that hold records."),
+    _counter("log_syncs", "syncs", (), "Times that the stream log was synced."),
+    _counter("log_sync_seconds", "seconds", (), "Time that these took."),
+    _gauge("log_sync_slowest_seconds", "seconds", (), "The slowest of them."),
+)  # fmt: skip
+
 _SERVICE = (
     _counter("checkpoints", "checkpoints", (), "Checkpoints written."),
     _counter("checkpoint_failures", "checkpoints", (), "Checkpoints that could not be written."),
@@ -341,4 +369,6 @@ _SERVICE = (
 )  # fmt: skip
 
 #: all metrics, in the order of the documentation
-METRICS: tuple[Metric, ...] = (*_STREAM, *_BUFFER, *_PRODUCERS, *_TRAINING, *_HEBBIAN, *_SERVICE)
+METRICS: tuple[Metric, ...] = (
+    *_STREAM, *_BUFFER, *_LOG, *_PRODUCERS, *_TRAINING, *_HEBBIAN, *_SERVICE,
+)  # fmt: skip

@@ -88,8 +88,10 @@ def wait_log(daemon: Daemon, text: str) -> dict[str, Any]:
 
 
 def books_balance(daemon: Daemon) -> bool:
-    """received = trained + skipped + pending + dropped + quarantined + probes, in samples."""
+    """What came = trained + skipped + pending + dropped + quarantined + probes, in samples."""
     status, probes = daemon.status(), daemon.metric("insitu_probe_samples_total")
-    stream, pending = status["stream"], status["buffer"]["pending_samples"]
+    stream, buffer = status["stream"], status["buffer"]
+    pending = buffer["pending_samples"] + buffer["backlog_samples"]
+    came = stream["received_samples"] + stream["resumed_samples"]
     gone = ("trained_samples", "skipped_samples", "dropped_samples", "quarantined_samples")
-    return bool(stream["received_samples"] == sum(stream[name] for name in gone) + pending + probes)
+    return bool(came == sum(stream[name] for name in gone) + pending + probes)

@@ -21,6 +21,7 @@ from bad_input import SCHEMA, Hostile, config, data, first_half, payload_of, sam
 from daemon import wait_for
 from insitu.batch import Column, SampleFlag
 from insitu.config import load_config
+from insitu.stream.inlet import Inlet
 from insitu.wire.checksum import checksum
 from insitu.wire.messages import Ack, Bye, Data, Nack, NackCode, NoSession
 from insitu_service.building import build_buffer
@@ -62,7 +63,7 @@ def ingest(
         buffer.load_state_dict(state)
     probes = ProbeInbox() if probes is None else probes
     running = compose_ingest(
-        settings, context, buffer, Sessions(), door or Door(SCHEMA, {}), probes, intake
+        settings, context, Inlet(buffer, probes.take), Sessions(), door or Door(SCHEMA, {}), intake
     )
     thread = threading.Thread(target=running.run)
     thread.start()

@@ -51,6 +51,13 @@ def newest(daemon: Daemon) -> Path:
     return list_checkpoints(Path(daemon.config["checkpoint"]["directory"]))[-1]
 
 
+#: what tells how the rows were cut into batches, which time may decide
+CUTS = (
+    "/buffer/positions", "/buffer/log", "/buffer/audit/drawn_sum", "/buffer/places",
+    "/buffer/batches", "/examiner/newest",
+)  # fmt: skip
+
+
 def flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a state by path, without what depends on the clock or on merging."""
     if isinstance(tree, dict):
@@ -62,7 +69,7 @@ def flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif path.endswith("provenance"):
         columns = [c for c in Column if c is not Column.PRODUCED_AT_NS]
         yield path, tree[:, columns]
-    elif not path.startswith(("/buffer/positions", "/examiner/newest")):
+    elif not path.startswith(CUTS):
         yield path, tree
 
 

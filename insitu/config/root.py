@@ -13,6 +13,7 @@ from insitu.component import find
 from insitu.config.check import validated
 from insitu.config.components import PACKAGES, component_problems
 from insitu.config.document import parse
+from insitu.config.log import LogSection
 from insitu.config.machine import machine_problems
 from insitu.config.override import apply, from_arguments, from_environment
 from insitu.config.problem import ConfigError, Problem
@@ -58,6 +59,7 @@ class Config(Section):
     ] = ()
     trainer: TrainerSection = TrainerSection()
     evaluation: EvaluationSection = EvaluationSection()
+    log: LogSection = LogSection()
     checkpoint: CheckpointSection = CheckpointSection()
     hooks: Annotated[tuple[HookSection, ...], setting("What to run when something happens.")] = ()
     http: HttpSection = Field(default_factory=HttpSection)

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from insitu.config.log import LogSection
 from insitu.config.problem import Problem
 from insitu.config.sections import (
     BufferSection,
@@ -252,3 +253,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+@rule
+def an_ack_is_worth_what_it_says(log: LogSection) -> Iterator[Problem]:
+    if log.ack_level in ("logged", "durable") and log.directory is None:
+        yield Problem(
+            ("log", "ack_level"),
+            f"is {log.ack_level!r}, and there is no log",
+            "log.directory as well, or 'received'",
+        )
+
+
+@rule
+def a_segment_holds_a_batch(log: LogSection, stream: StreamSection) -> Iterator[Problem]:
+    least = 2 * stream.max_batch_bytes
+    if log.directory is not None and log.segment_bytes < least:
+        yield Problem(
+            ("log", "segment_bytes"),
+            f"is {log.segment_bytes}, and a batch may have {stream.max_batch_bytes} bytes",
+            f"{least} or more, twice stream.max_batch_bytes",
+        )

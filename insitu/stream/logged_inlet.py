@@ -142,7 +142,7 @@ class LoggedInlet(Inlet):
             if not self._buffer.commit(reservation, stamp, keep=keep, place=place):
                 self._buffer.abandon(reservation)  # shut: the next service reads it from the log
             return True
-        self._wait_in_log(number, stamp, reservation.rows)
+        self._wait_in_log(number, stamp, _entering(Kind.BATCH, reservation.rows, keep))
         self.abandon(reservation)
         return True
 
@@ -150,7 +150,7 @@ class LoggedInlet(Inlet):
         number = self._append_rows(Kind.PROBE, reservation, stamp, keep)
         if number is None:
             return False
-        self._wait_in_log(number, stamp, reservation.rows)
+        self._wait_in_log(number, stamp, 0)
         self.abandon(reservation)
         self.tend()
         return True
@@ -329,11 +329,12 @@ class LoggedInlet(Inlet):
     def _entered(self, record: Record) -> None:
         if record.kind in (Kind.BATCH, Kind.PROBE):
             assert record.stamp is not None
-            self._backlog_samples -= record.rows
+            rows = _entering(record.kind, record.rows, record.keep)
+            self._backlog_samples -= rows
             self._backlog_tasks[record.stamp.task] -= 1
             if not self._backlog_tasks[record.stamp.task]:
                 del self._backlog_tasks[record.stamp.task]
-            self._recovered_samples = max(0, self._recovered_samples - record.rows)
+            self._recovered_samples = max(0, self._recovered_samples - rows)
 
     def _allowance(self) -> int:
         """Samples that may still join the backlog."""
@@ -354,8 +355,9 @@ class LoggedInlet(Inlet):
             self._advance(record.stamp, record.rows)
             if record.kind in (Kind.BATCH, Kind.PROBE):
                 self._check(record)
-                self._note(record.stamp, record.rows)
-                self._recovered_samples += record.rows
+                rows = _entering(record.kind, record.rows, record.keep)
+                self._note(record.stamp, rows)
+                self._recovered_samples += rows
 
     def _check(self, record: Record) -> None:
         if record.kind == Kind.BATCH and record.rows > self._most_rows:
@@ -365,3 +367,10 @@ class LoggedInlet(Inlet):
                 consequence="it could not be trained; nothing starts",
                 remedy="resume with the buffer.capacity_samples that it was accepted with",
             )
+
+
+def _entering(kind: Kind, rows: int, keep: Keep | None) -> int:
+    """Of so many rows of a record, how many will wait to be trained."""
+    if kind == Kind.PROBE:
+        return 0
+    return rows if keep is None else int(keep.sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from insitu.stream.buffer import StreamBuffer
+from insitu.stream.inlet import Inlet
 from insitu.wire.messages import Message
 from insitu_service.credit import window_bytes
 from insitu_service.greeting import CREDIT_BATCHES
@@ -24,14 +24,14 @@ class Acknowledger:
     """
 
     def __init__(
-        self, sessions: Sessions, buffer: StreamBuffer, send: Send, *, row_bytes: int,
+        self, sessions: Sessions, inlet: Inlet, send: Send, *, row_bytes: int,
         always_room: bool,
     ) -> None:  # fmt: skip
         self._sessions = sessions
-        self._buffer = buffer
+        self._inlet = inlet
         self._send = send
         self._row_bytes = row_bytes
-        self._ring_bytes = buffer.capacity_samples * row_bytes
+        self._ring_bytes = inlet.capacity_samples * row_bytes
         self._always_room = always_room
         self._owing: dict[Session, int] = {}
 
@@ -79,6 +79,14 @@ class Acknowledger:
         if room:
             self.settle(idle=True)
 
+    def tell_durable(self) -> None:
+        """The log was synced: tell those who have something in it."""
+        for session in self._sessions:
+            durable = self._inlet.durable(session.producer_id, session.hello.epoch)
+            if durable > session.told_durable:
+                self.owe(session)
+        self.settle(idle=True)
+
     def window(self, session: Session, room_bytes: int | None = None) -> int:
         """Bytes that the session may have under way."""
         room = self._room_bytes() if room_bytes is None else room_bytes
@@ -93,7 +101,12 @@ class Acknowledger:
 
     def _acknowledge(self, session: Session, room: int) -> None:
         session.held_bytes = 0
-        ack = session.receiver.ack(self.window(session, room), CREDIT_BATCHES)
+        whose = session.producer_id, session.hello.epoch
+        session.told_durable = self._inlet.durable(*whose)
+        ack = session.receiver.ack(
+            self.window(session, room), CREDIT_BATCHES,
+            durable=session.told_durable, trained=self._inlet.trained(*whose),
+        )  # fmt: skip
         if session.needed_bytes <= session.outstanding_bytes:
             session.needed_bytes = 0
         self._send(session.identity, ack)
@@ -103,6 +116,6 @@ class Acknowledger:
         return self._ring_bytes // (8 * max(1, len(self._sessions)))
 
     def _room_bytes(self) -> int:
-        if self._always_room:
+        if self._always_room and not self._inlet.problem:
             return self._ring_bytes
-        return self._buffer.free_samples() * self._row_bytes
+        return self._inlet.free_samples() * self._row_bytes

@@ -57,6 +57,7 @@ class CheckpointWriter:
         keep_every: checkpoints at multiples of this step stay for ever; 0 for none.
         parent: name of the checkpoint that the run was resumed from.
         config_fingerprint: written into every manifest.
+        before_write: called in the writer's thread before each is written.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class CheckpointWriter:
         keep_every: int = 0,
         parent: str | None = None,
         config_fingerprint: str = "",
+        before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self._root, self._keep, self._keep_every = root, keep, keep_every
         self._on_done, self._on_error = on_done, on_error
         self._parent, self._config_fingerprint = parent, config_fingerprint
+        self._before_write = before_write
         self._grandparent: str | None = None
         self._counters = CheckpointCounters()
         self._closed = False
@@ -135,6 +138,7 @@ class CheckpointWriter:
         if parent == checkpoint_name(work.step):  # this one takes its place, and its parent
             parent = self._grandparent
         try:
+            self._before_write()
             path = write_checkpoint(
                 self._root, work.snapshot, work.step, parent, work.info,
                 config_fingerprint=self._config_fingerprint,

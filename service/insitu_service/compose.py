@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import zmq
 
-from insitu.checkpoint import SnapshotBuffers
+from insitu.checkpoint import SnapshotBuffers, list_checkpoints
 from insitu.config import Config, read_clients
 from insitu.evaluation import EvaluationMatrix, Prequential, ProbeSets, read_probe_file
 from insitu.objectives.base import Objective
 from insitu.stream.buffer import StreamBuffer
+from insitu.stream.inlet import Inlet
 from insitu.stream.transfer import Transfer
 from insitu.trainer import Trainer
 from insitu_service.acknowledger import Acknowledger
@@ -42,6 +43,7 @@ from insitu_service.ingest import Ingest, Outbox
 from insitu_service.intake import Intake
 from insitu_service.learner import Learner
 from insitu_service.lobby import Lobby
+from insitu_service.logged import RECORD, LogHooks, LogParts, ack_level, open_log
 from insitu_service.memories import count_checkpoints
 from insitu_service.probe_inbox import ProbeInbox
 from insitu_service.rate_limit import PeerRateLimits
@@ -81,6 +83,10 @@ class Service:
     learner: Learner
     beats: tuple[Beat, ...]
     resumed_from: Path | None
+    inlet: Inlet
+    log: LogParts | None
+    resumed_samples: int
+    resumed_dropped: int
 
 
 def compose(
@@ -96,21 +102,24 @@ def compose(
     tally, intake, inbox = Tally(), Intake(), ProbeInbox()
     examiner = _examiner(config, buffer, trainer, inbox)
     hooks = HookRunner(_hooks(config), {"service": config.service.name})
-    writer, recorder = _recording(config, buffer, trainer, examiner, hooks, tally)
+    log_hooks = LogHooks()
+    writer, recorder = _recording(config, buffer, trainer, examiner, hooks, tally, log_hooks)
     count_checkpoints(trainer, writer)
-    resumed_from = recorder.restore() if resume else None
+    resumed_from = _restore(config, recorder) if resume else None
     if resumed_from is not None:
         _log.info("resumed from %s at step %d", resumed_from, trainer.steps)
     _take_probe_files(config, trainer, examiner)
+    inlet, log = _inlet(config, buffer, inbox, log_hooks, resumed=resume)
+    fill = buffer.snapshot()
     commands = CommandQueue(on_post=buffer.interrupt)
     sessions = Sessions()
     door = _door(config, trainer.objective)
     curve = config.stream.curve
     allow_list = None if curve is None else AllowList(read_clients(curve.clients_file))
-    ingest = compose_ingest(
-        config, context, buffer, sessions, door, inbox, intake, allow_list, secrets
-    )
+    ingest = compose_ingest(config, context, inlet, sessions, door, intake, allow_list, secrets)
     buffer.on_room = ingest.wake
+    if log is not None:
+        log.syncer.on_synced = ingest.wake
     learner = Learner(
         buffer,
         trainer,
@@ -127,10 +136,12 @@ def compose(
         evaluate_every_steps=config.evaluation.every_steps,
         most_skipped_steps=config.trainer.most_skipped_steps,
         beat=(learner_beat := Beat(_STUCK_SECONDS)),
+        backlog_samples=lambda: inlet.backlog_samples,
     )
     return Service(
         config, device, buffer, trainer, intake, allow_list, tally, sessions, examiner, recorder,
         door, writer, hooks, commands, ingest, learner, (ingest.beat, learner_beat), resumed_from,
+        inlet, log, fill.unseen_samples + inlet.backlog_samples, fill.dropped,
     )  # fmt: skip
 
 
@@ -152,6 +163,40 @@ def _examiner(
     )
 
 
+def _restore(config: Config, recorder: Recorder) -> Path | None:
+    """Load the newest checkpoint; a log that goes back to the start of the stream needs none."""
+    if config.log.directory is not None and not list_checkpoints(_checkpoints(config)):
+        return None
+    return recorder.restore()
+
+
+def _checkpoints(config: Config) -> Path:
+    assert config.checkpoint.directory is not None, "a log goes with checkpoints, by a rule"
+    return config.checkpoint.directory
+
+
+def _inlet(
+    config: Config, buffer: StreamBuffer, inbox: ProbeInbox, log_hooks: LogHooks, *, resumed: bool
+) -> tuple[Inlet, LogParts | None]:
+    """The way into the stream: through the log, where there is one."""
+    if config.log.directory is None:
+        return Inlet(buffer, inbox.take), None
+    batch_size = config.trainer.batch_size
+    log = open_log(
+        config.log,
+        config.log.directory,
+        _checkpoints(config),
+        buffer,
+        inbox.take,
+        resumed=resumed,
+        batch_size=batch_size,
+        max_batch_bytes=max_batch_bytes(config, buffer.largest_reservation(batch_size)),
+    )
+    log_hooks.before_write = log.syncer.sync
+    log_hooks.after_write = log.retention.look
+    return log.inlet, log
+
+
 def _take_probe_files(config: Config, trainer: Trainer, examiner: Examiner) -> None:
     bounds = _bounds(config, trainer.objective)
     for task, path in config.evaluation.probe_files.items():
@@ -165,6 +210,7 @@ def _recording(
     examiner: Examiner,
     hooks: HookRunner,
     tally: Tally,
+    log_hooks: LogHooks,
 ) -> tuple[CheckpointWriter | None, Recorder]:
     section, writer = config.checkpoint, None
     if section.directory is not None:
@@ -177,12 +223,16 @@ def _recording(
                 "size_bytes": counters.last_size_bytes,
             }
             hooks.emit("checkpoint", payload)
+            log_hooks.after_write()
 
         def failed(step: int, error: Exception) -> None:
             tally.alerts["checkpoint_failed"] += 1
             hooks.emit("alert", {"kind": "checkpoint_failed", "text": str(error), "step": step})
 
-        writer = CheckpointWriter(section.directory, section.keep, done, failed)
+        writer = CheckpointWriter(
+            section.directory, section.keep, done, failed,
+            before_write=lambda: log_hooks.before_write(),
+        )  # fmt: skip
     recorder = Recorder(
         {"trainer": trainer, "buffer": buffer, "examiner": examiner},
         section.directory,
@@ -192,6 +242,7 @@ def _recording(
         every_seconds=section.every_seconds,
         on_stop=section.on_stop,
         retain_start=config.trainer.non_finite == "rollback",
+        describe=lambda state: {RECORD: state["buffer"]["log"]["record"]},
     )
     return writer, recorder
 
@@ -199,10 +250,9 @@ def _recording(
 def compose_ingest(
     config: Config,
     context: zmq.Context[Any],
-    buffer: StreamBuffer,
+    inlet: Inlet,
     sessions: Sessions,
     door: Door,
-    inbox: ProbeInbox,
     intake: Intake,
     allow_list: AllowList | None = None,
     secrets: Secrets = NO_SECRETS,
@@ -215,9 +265,10 @@ def compose_ingest(
         secrets.stream_token,
         stream.max_producers,
         MAX_FRAGMENT_BYTES,
-        _max_batch_bytes(config, buffer),
+        max_batch_bytes(config, inlet.largest_reservation(config.trainer.batch_size)),
         when_full,
         allow_list,
+        ack_level=ack_level(config.log),
     )
     gatekeeper = Gatekeeper(
         context, allow_list,
@@ -232,15 +283,15 @@ def compose_ingest(
     router, endpoints = bind_router(context, stream.endpoints, asked)
     send = Outbox(router, intake).send
     acknowledger = Acknowledger(
-        sessions, buffer, send, row_bytes=schema.row_bytes, always_room=when_full != "block"
+        sessions, inlet, send, row_bytes=schema.row_bytes, always_room=when_full != "block"
     )
     lobby = Lobby(
-        sessions, buffer, terms, acknowledger, intake, send,
+        sessions, inlet, terms, acknowledger, intake, send,
         timeout_seconds=stream.session_timeout_seconds,
         greetings=PeerRateLimits(stream.max_hellos_per_second, 2 * stream.max_connections),
     )  # fmt: skip
     data_path = DataPath(
-        buffer, door, inbox, acknowledger, intake, send,
+        inlet, door, acknowledger, intake, send,
         drops_newest=when_full == "drop_newest",
     )  # fmt: skip
     reception = Reception(sessions, lobby, data_path, acknowledger, intake, send)
@@ -251,18 +302,17 @@ def compose_ingest(
     watch = ConnectionWatch(
         router, sessions, intake, strangers, max_message_bytes=stream.max_message_bytes
     )
-    return Ingest(router, reception, watch, gatekeeper, endpoints, beat=Beat(_STUCK_SECONDS))
+    return Ingest(router, reception, inlet, watch, gatekeeper, endpoints, beat=Beat(_STUCK_SECONDS))
 
 
 #: the optimum of throughput over tcp and ipc; larger frames let heartbeats starve
 MAX_FRAGMENT_BYTES = 1 << 20
 
 
-def _max_batch_bytes(config: Config, buffer: StreamBuffer) -> int:
+def max_batch_bytes(config: Config, largest_rows: int) -> int:
     """The largest batch that always finds room in time, see `StreamBuffer.largest_reservation`."""
-    row_bytes = buffer.schema.row_bytes
-    rows = buffer.largest_reservation(config.trainer.batch_size)
-    ring_share = max(1, min(rows, buffer.capacity_samples // 2)) * row_bytes
+    row_bytes = config.stream.as_schema().row_bytes
+    ring_share = max(1, min(largest_rows, config.buffer.capacity_samples // 2)) * row_bytes
     return max(row_bytes, min(config.stream.max_batch_bytes, ring_share))
 
 

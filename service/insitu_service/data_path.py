@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import torch
 
-from insitu.batch import Batch, SampleFlag
+from insitu.batch import SampleFlag
 from insitu.errors import ProducerError
-from insitu.stream.buffer import StreamBuffer
+from insitu.stream.inlet import Inlet
 from insitu.stream.ring import Reservation
-from insitu.stream.stamp import Stamp, provenance
+from insitu.stream.stamp import Stamp
 from insitu.wire.messages import Data, Nack, NackCode
 from insitu.wire.receiver import Duplicate, GoBack, Rejected, Write
 from insitu_service.acknowledger import Acknowledger, Send
 from insitu_service.door import Door, Refusal
 from insitu_service.intake import Intake
 from insitu_service.lobby import abandon
-from insitu_service.probe_inbox import Probe, ProbeInbox
 from insitu_service.session import Session
 
 _log = logging.getLogger("insitu.ingest")
@@ -31,25 +29,23 @@ class DataPath:
     """Stores fragments, admits complete batches, and settles every one of them exactly once.
 
     Args:
+        inlet: how they enter the stream.
         door: which rows may come in.
-        probes: where held-out rows go.
         drops_newest: what a batch without room meets: dropped, or asked for again.
     """
 
     def __init__(
         self,
-        buffer: StreamBuffer,
+        inlet: Inlet,
         door: Door,
-        probes: ProbeInbox,
         acknowledger: Acknowledger,
         intake: Intake,
         send: Send,
         *,
         drops_newest: bool,
     ) -> None:
-        self._buffer = buffer
+        self._inlet = inlet
         self._door = door
-        self._probes = probes
         self._acknowledger = acknowledger
         self._intake = intake
         self._send = send
@@ -63,7 +59,7 @@ class DataPath:
         elif isinstance(action, GoBack):
             self._go_back(session, action.nack)
         elif isinstance(action, Rejected):
-            abandon(session, self._buffer)
+            abandon(session, self._inlet)
             if data.fragment == 0:
                 session.gap_rows = action.gap_rows
             self._refuse(session, data, action.nack)
@@ -73,14 +69,14 @@ class DataPath:
 
     def _go_back(self, session: Session, nack: Nack) -> None:
         self._intake.go_backs += 1
-        abandon(session, self._buffer)
+        abandon(session, self._inlet)
         if nack.code == NackCode.CORRUPT:
             self._tell(session, nack.text)
         self._send(session.identity, nack)
 
     def _refuse(self, session: Session, data: Data, nack: Nack) -> None:
         """A batch that is settled without being taken: counted, and told to both sides."""
-        if not self._buffer.skip(_stamp(session, data), data.rows):
+        if not self._inlet.skip(_stamp(session, data), data.rows):
             return  # the service is about to end; the next one hears of it again
         if nack.code == NackCode.TOO_BIG:
             self._intake.refused_messages["too_big"] += 1
@@ -107,12 +103,12 @@ class DataPath:
     def _begin(self, session: Session, write: Write) -> bool:
         """Make room for a batch; False when it is not to be stored now, or never."""
         data = write.data
-        abandon(session, self._buffer)
+        abandon(session, self._inlet)
         session.first_fragment = data
         session.gap_rows = write.gap_rows
         session.held_bytes = 0
         try:
-            session.reservation = self._buffer.reserve(data.rows)
+            session.reservation = self._inlet.reserve(data.rows)
         except ProducerError as error:  # it would not even fit an empty ring
             nack = session.receiver.quarantine(NackCode.TOO_BIG, str(error))
             self._refuse(session, data, nack)
@@ -128,7 +124,7 @@ class DataPath:
     def _drop(self, session: Session, first: Data) -> None:
         """The whole batch came and found no room: the newest goes, and counts as dropped."""
         try:
-            counted = self._buffer.refuse(_stamp(session, first), first.rows)
+            counted = self._inlet.refuse(_stamp(session, first), first.rows)
         except ProducerError as error:  # such as one task name too many
             nack = session.receiver.quarantine(NackCode.MALFORMED, str(error))
             self._refuse(session, first, nack)
@@ -148,12 +144,12 @@ class DataPath:
         try:
             admitted = self._admit(session, first, reservation, refusal)
         except ProducerError as error:  # such as one task name too many
-            abandon(session, self._buffer)
-            admitted = self._buffer.skip(_stamp(session, first), first.rows)
+            abandon(session, self._inlet)
+            admitted = self._inlet.skip(_stamp(session, first), first.rows)
             refusal = Refusal(NackCode.MALFORMED, str(error), np.ones(first.rows, bool))
         self._acknowledger.owe(session)
         if not admitted:
-            abandon(session, self._buffer)
+            abandon(session, self._inlet)
             # and not a word: the service is about to end, or the learner has not taken in the
             # probes before; then the producer comes again after its next PING
             session.receiver.no_room()
@@ -169,19 +165,12 @@ class DataPath:
         """Into the stream, or to the probes; False when it must stay with its producer."""
         stamp = _stamp(session, first)
         keep = None if refusal is None else ~refusal.bad_rows
-        if first.flags & SampleFlag.EVALUATE:
-            # first the probe, then its position: between the two a checkpoint loses nothing, and
-            # what it then holds too early the examiner knows by its rows
-            self._buffer.task_index(first.task)  # one too many raises here, not in the learner
-            batch = _probe(stamp, reservation, keep)
-            if not self._probes.put(Probe(first.task, batch, stamp.producer_id, stamp.epoch)):
-                return False
-            if not self._buffer.skip(stamp, first.rows):
-                return False
-            self._intake.probe_samples += batch.rows
-            self._buffer.abandon(reservation)
-            return True
-        return self._buffer.commit(reservation, stamp, keep=keep)
+        if not first.flags & SampleFlag.EVALUATE:
+            return self._inlet.commit(reservation, stamp, keep=keep)
+        if not self._inlet.probe(reservation, stamp, keep=keep):
+            return False
+        self._intake.probe_samples += first.rows if keep is None else int(keep.sum())
+        return True
 
     def _settle(self, session: Session, rows: int, refusal: Refusal | None) -> None:
         bad = 0
@@ -207,14 +196,6 @@ class DataPath:
         """One line in an interval for each producer, however much of it is bad."""
         producer_id = session.producer_id
         _log.warning("producer %r: %s", producer_id, text, extra={"key": f"data {producer_id}"})
-
-
-def _probe(stamp: Stamp, reservation: Reservation, keep: np.ndarray | None) -> Batch:
-    """Held-out rows, copied out of the ring."""
-    columns = torch.from_numpy(provenance(stamp, reservation.rows))
-    if keep is not None:
-        columns = columns[torch.from_numpy(keep)]
-    return Batch(reservation.copied(keep), columns, len(columns))
 
 
 def _stamp(session: Session, first: Data) -> Stamp:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from insitu.schema import Schema
@@ -11,6 +10,7 @@ from insitu.stream.stamp import Position
 from insitu.wire.checksum import choose
 from insitu.wire.messages import (
     PROTOCOL_VERSION,
+    AckLevel,
     Fenced,
     Hello,
     RefusalCode,
@@ -34,6 +34,7 @@ class Terms:
         max_fragment_bytes, max_batch_bytes: as in WELCOME.
         when_full: what the ring does when it is full, for the producer's information.
         allow_list: what the key of a connection may greet as; None where no keys are asked for.
+        ack_level: what an ack of this service is worth.
         heartbeat_seconds: how often a producer must be heard.
     """
 
@@ -45,6 +46,7 @@ class Terms:
     max_batch_bytes: int
     when_full: str
     allow_list: AllowList | None = None
+    ack_level: AckLevel = AckLevel.RECEIVED
     heartbeat_seconds: float = 1.0
 
     def refusal(
@@ -77,11 +79,8 @@ class Terms:
         """Why the key of a connection does not allow this greeting; empty when it does."""
         return "" if self.allow_list is None else self.allow_list.objection(key, hello)
 
-    def receiver(
-        self, hello: Hello, session: int, positions: Mapping[str, Position]
-    ) -> Receiver | Fenced:
+    def receiver(self, hello: Hello, session: int, position: Position | None) -> Receiver | Fenced:
         """A receiver that goes on where this producer's stream stands; or it is out of date."""
-        position = positions.get(hello.producer_id)
         next_seq, next_row = 1, 0
         if position is not None and position.epoch > hello.epoch:
             text = f"a newer producer {hello.producer_id!r} has been here"
@@ -108,7 +107,7 @@ class Terms:
             None if position is None else position.cursor,
             ack.credit_bytes,
             ack.credit_batches,
-            "received",
+            self.ack_level,
             self.max_fragment_bytes,
             self.max_batch_bytes,
             self.when_full,

@@ -18,6 +18,7 @@ from functools import partial
 
 import zmq
 
+from insitu.stream.inlet import Inlet
 from insitu.wire.codec import encode
 from insitu.wire.messages import Message
 from insitu_service.beat import Beat
@@ -59,6 +60,7 @@ class Ingest:
     Args:
         router: bound; used and closed by the thread that calls `run`.
         reception: handles the messages.
+        inlet: what they go through; tended between them.
         watch: of the connections below the messages.
         gatekeeper: says who may connect; used and closed by the same thread.
         beat: called at every turn.
@@ -68,6 +70,7 @@ class Ingest:
         self,
         router: zmq.Socket[bytes],
         reception: Reception,
+        inlet: Inlet,
         watch: ConnectionWatch,
         gatekeeper: Gatekeeper,
         endpoints: Sequence[str],
@@ -79,7 +82,7 @@ class Ingest:
         #: what it is bound to, with the ports that were chosen
         self.endpoints = endpoints
         self._router = router
-        self._turn = Turn(reception, clock())
+        self._turn = Turn(reception, inlet, clock())
         self._watch = watch
         self._gatekeeper = gatekeeper
         self.beat = beat

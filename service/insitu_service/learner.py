@@ -61,6 +61,7 @@ class Learner:
         drain_seconds: how long a stop may train before it leaves the rest to the checkpoint.
         most_skipped_steps: skipped in a row before the weights count as diverged.
         evaluate_every_steps: measure on the probes so often, beside the ends of tasks.
+        backlog_samples: accepted, and not in the buffer yet.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Learner:
         evaluate_every_steps: int | None,
         most_skipped_steps: int,
         beat: Callable[[], None],
+        backlog_samples: Callable[[], int] = lambda: 0,
     ) -> None:
         self.state = "starting"
         self.failure: BaseException | None = None
@@ -106,6 +108,7 @@ class Learner:
             most_skipped_steps=most_skipped_steps,
         )
         self._beat = beat
+        self._backlog_samples = backlog_samples
         self._cool_downs = CoolDowns(trainer, recorder)
         self._range_test = RangeTest(
             trainer,
@@ -287,7 +290,7 @@ class Learner:
         return None
 
     def _pending(self) -> int:
-        return self._buffer.snapshot().unseen_samples
+        return self._buffer.snapshot().unseen_samples + self._backlog_samples()
 
     # trouble
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from insitu.stream.buffer import StreamBuffer
+from insitu.stream.inlet import Inlet
 from insitu.stream.stamp import Stamp
 from insitu.wire.messages import Bye, Drain, Fenced, Hello, NoSession, RefusalCode, Refused
 from insitu.wire.receiver import Receiver
@@ -18,7 +18,7 @@ _log = logging.getLogger("insitu.ingest")
 
 
 class Lobby:
-    """Opens and closes sessions, and tells the buffer who is in the stream.
+    """Opens and closes sessions, and tells the inlet who is in the stream.
 
     Args:
         terms: who may come in.
@@ -29,7 +29,7 @@ class Lobby:
     def __init__(
         self,
         sessions: Sessions,
-        buffer: StreamBuffer,
+        inlet: Inlet,
         terms: Terms,
         acknowledger: Acknowledger,
         intake: Intake,
@@ -40,7 +40,7 @@ class Lobby:
     ) -> None:
         self.draining = ""
         self._sessions = sessions
-        self._buffer = buffer
+        self._inlet = inlet
         self._terms = terms
         self._acknowledger = acknowledger
         self._intake = intake
@@ -48,7 +48,7 @@ class Lobby:
         self._timeout_seconds = timeout_seconds
         self._greetings = greetings
         #: who was in a task when the checkpoint was written that the service resumed from
-        self._awaited = set(buffer.producers_in_tasks())
+        self._awaited = set(inlet.producers_in_tasks())
         self._awaited_until: float | None = None
 
     def hello(self, identity: bytes, hello: Hello, now: float, origin: Origin = NOWHERE) -> None:
@@ -64,8 +64,8 @@ class Lobby:
             return
         if not self._make_way(identity, hello):
             return
-        positions = self._buffer.positions()
-        receiver = self._terms.receiver(hello, self._sessions.next_number(), positions)
+        position = self._inlet.position(hello.producer_id)
+        receiver = self._terms.receiver(hello, self._sessions.next_number(), position)
         if isinstance(receiver, Fenced):
             self._fence(identity, receiver)
             return
@@ -83,8 +83,8 @@ class Lobby:
         )
         self._sessions.add(session)
         self._awaited.discard(hello.producer_id)
-        self._buffer.reopen()
-        position = positions.get(hello.producer_id)
+        self._inlet.reopen()
+        position = self._inlet.position(hello.producer_id)
         window = self._acknowledger.window(session)
         self._send(identity, self._terms.welcome(receiver, position, window))
         producer_id = hello.producer_id
@@ -112,7 +112,7 @@ class Lobby:
         if other.hello.epoch < hello.epoch:
             self._fence(other.identity, Fenced(hello.epoch, text))
             _log.warning("%s: the older one is fenced", text, extra={"key": "fenced"})
-            self._buffer.leave(other.producer_id)
+            self._inlet.leave(other.producer_id)
         self.close(other)
         return True
 
@@ -123,7 +123,7 @@ class Lobby:
     def _lost(self, hello: Hello, receiver: Receiver, rows: int) -> None:
         """Count what is gone, and note it in the position, so that it is counted once."""
         place = receiver.accepted, None, receiver.next_row
-        self._buffer.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
+        self._inlet.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
         self._intake.lost_samples += rows
         _log.error(
             "%d samples of producer %s were acknowledged by an earlier life of this service and "
@@ -169,7 +169,7 @@ class Lobby:
             words = "%d producers have not come back since the resume and count as gone: %s"
             _log.warning(words, len(self._awaited), names)
             for producer_id in self._awaited:
-                self._buffer.leave(producer_id)
+                self._inlet.leave(producer_id)
             self._awaited.clear()
 
     def excuse(self, seconds: float) -> None:
@@ -183,7 +183,7 @@ class Lobby:
         """Take nothing new from now on, and say so."""
         self.draining = text
         for session in self._sessions:
-            abandon(session, self._buffer)
+            abandon(session, self._inlet)
             self._send(session.identity, Drain(session.receiver.session, text))
 
     def recheck(self) -> None:
@@ -198,19 +198,19 @@ class Lobby:
 
     def close(self, session: Session) -> None:
         """Forget a session; its producer stays where it was in the stream."""
-        abandon(session, self._buffer)
+        abandon(session, self._inlet)
         self._acknowledger.forget(session)
         self._sessions.remove(session)
 
     def _leave(self, session: Session) -> None:
         self.close(session)
-        self._buffer.leave(session.producer_id)
+        self._inlet.leave(session.producer_id)
         if not len(self._sessions):
-            self._buffer.end()
+            self._inlet.end()
 
 
-def abandon(session: Session, buffer: StreamBuffer) -> None:
+def abandon(session: Session, inlet: Inlet) -> None:
     """Give back the room of a batch that is not complete."""
     reservation, session.reservation = session.reservation, None
     if reservation is not None and reservation.open:
-        buffer.abandon(reservation)
+        inlet.abandon(reservation)

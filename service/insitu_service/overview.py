@@ -61,9 +61,12 @@ class Overview:
         intake, buffer = self._service.intake, self._service.buffer.snapshot()
         return {
             "received_samples": intake.received_samples,
+            "resumed_samples": self._service.resumed_samples,
             "trained_samples": self._service.tally.fresh_samples,
             "skipped_samples": self._service.tally.skipped_samples,
-            "dropped_samples": buffer.dropped + intake.producer_dropped_samples,
+            "dropped_samples": buffer.dropped
+            - self._service.resumed_dropped
+            + intake.producer_dropped_samples,
             "quarantined_samples": sum(intake.quarantined_samples.values()),
             "duplicate_batches": intake.duplicate_batches,
             "lost_samples": intake.lost_samples,
@@ -76,6 +79,7 @@ class Overview:
             "policy": self._service.config.buffer.policy,
             "capacity_samples": fill.capacity_samples,
             "pending_samples": fill.unseen_samples,
+            "backlog_samples": self._service.inlet.backlog_samples,
             "kept_samples": fill.seen_samples,
             "free_samples": fill.free_samples,
         }

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from insitu.batch import Batch
+from insitu.stream.stamp import Stamp
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +43,10 @@ class ProbeInbox:
         self._put_bytes += size
         self._batches.append(probe)
         return True
+
+    def take(self, stamp: Stamp, batch: Batch) -> bool:
+        """As the sink of an inlet, see `insitu.stream.inlet`."""
+        return self.put(Probe(stamp.task, batch, stamp.producer_id, stamp.epoch))
 
     def take_all(self) -> list[Probe]:
         """Called by the learner: what has come since the last call, in order."""

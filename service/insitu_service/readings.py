@@ -41,6 +41,7 @@ class Readings:
         yield from self._hebbian()
         yield from self._kernels()
         yield from self._tasks()
+        yield from self._log()
         yield from self._checkpoints()
         yield from self._hooks()
         yield from self._machine()
@@ -201,6 +202,22 @@ class Readings:
             label = names[task] if 0 <= task < len(names) else OTHER
             yield _gauge("prequential_task_loss", found.loss, label)
             yield _gauge("prequential_task_score", found.score, label, prequential.score)
+
+    def _log(self) -> Iterator[Reading]:
+        service, log = self._service, self._service.log
+        yield _gauge("resumed_samples", service.resumed_samples)
+        yield _gauge("backlog_samples", service.inlet.backlog_samples)
+        yield _gauge("ingest_stopped", float(bool(service.inlet.problem)))
+        if log is None:
+            return
+        appended = log.log.appended
+        yield _counter("log_records", appended - log.recovery.appended)
+        yield _gauge("log_unsynced_records", max(0, appended - log.log.synced))
+        yield _gauge("log_size_bytes", log.log.size_bytes)
+        yield _gauge("log_segments", log.log.segments)
+        yield _counter("log_syncs", log.syncer.syncs)
+        yield _counter("log_sync_seconds", log.syncer.sync_seconds)
+        yield _gauge("log_sync_slowest_seconds", log.syncer.slowest_seconds)
 
     def _checkpoints(self) -> Iterator[Reading]:
         recorder, writer = self._service.recorder, self._service.writer

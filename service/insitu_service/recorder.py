@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,7 @@ class Recorder:
         on_stop: whether one is written at the end.
         retain_start: write one before the first step, so that a roll back always has a place.
         roll_back_at_most: roll backs in a row, without a new checkpoint, before giving up.
+        describe: what of a state belongs into the manifest's info too, to be read without it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Recorder:
         on_stop: bool = True,
         retain_start: bool = False,
         roll_back_at_most: int = 3,
+        describe: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda state: {},
     ) -> None:
         self._parts = parts
         self._root = root
@@ -73,6 +75,8 @@ class Recorder:
         self._retain_start = retain_start
         self._roll_backs_left = roll_back_at_most
         self._roll_back_at_most = roll_back_at_most
+        self._describe = describe
+        self._info: dict[str, Any] = {}
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._pending: Future[Path] | None = None
@@ -185,11 +189,13 @@ class Recorder:
     def _write(self, writer: CheckpointWriter, snapshot: Snapshot, step: int) -> Future[Path]:
         """Hand a snapshot over; the first after a restore names where it came from."""
         parent, self._parent = self._parent, None
-        return writer.save(snapshot, step, parent=parent)
+        return writer.save(snapshot, step, self._info, parent=parent)
 
     def _capture(self, timeout_seconds: float) -> Snapshot | None:
         began = time.perf_counter()
-        snapshot = self._buffers.capture(self._gather(), timeout_seconds)
+        state = self._gather()
+        self._info = self._describe(state)
+        snapshot = self._buffers.capture(state, timeout_seconds)
         self.capture_seconds = time.perf_counter() - began
         return snapshot
 

@@ -56,6 +56,8 @@ def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
             overview = Overview(service)
             certificate = Certificate.of(config.http)
             http = HttpServer(_app(service, overview, secrets), listener, certificate)
+            if service.log is not None:
+                service.log.syncer.start()
             settle_garbage_collector()
             _announce(service, http)
             daemon = Daemon(
@@ -111,6 +113,8 @@ def problems(service: Service) -> list[str]:
         found.append("a worker hangs")
     if service.config.buffer.when_full == "block" and service.buffer.free_samples() == 0:
         found.append("the stream buffer is full")
+    if service.inlet.problem:
+        found.append(service.inlet.problem)
     if service.writer is not None and service.writer.counters.failing:
         found.append("the last checkpoint could not be written")
     return found
@@ -138,6 +142,8 @@ def _closables(service: Service, overview: Overview, http: HttpServer) -> list[C
     parts: list[Closable] = [service.hooks, http]
     if service.writer is not None:
         parts.insert(0, service.writer)
+    if service.log is not None:
+        parts.append(service.log)
     if sys.stdout.isatty():
         parts.insert(0, show_progress(overview.status))
     return parts

@@ -20,6 +20,7 @@ class ServiceStatus(TypedDict):
 
 class StreamStatus(TypedDict):
     received_samples: int
+    resumed_samples: int
     trained_samples: int
     skipped_samples: int
     dropped_samples: int
@@ -33,6 +34,7 @@ class BufferFill(TypedDict):
     policy: str
     capacity_samples: int
     pending_samples: int
+    backlog_samples: int
     kept_samples: int
     free_samples: int
 

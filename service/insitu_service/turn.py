@@ -1,9 +1,9 @@
 """One turn of the ingest thread: what is done between two sleeps, and in which order. No sockets.
 
     begin      nobody's silence counts while we looked away
-    look_up    somebody woke us: drain, or give the room that came free
+    look_up    somebody woke us: drain, tell what is synced, give the room that came free
     take       a message: decode it, and give it to the reception
-    end        acknowledge, and let go of those who are silent
+    end        let in what waits in the log, acknowledge, let go of those who are silent
 
 The ingest thread (`ingest.py`) brings the bytes; the simulation of the tests drives the same object
 in virtual time.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from insitu.stream.inlet import Inlet
 from insitu.wire.codec import decode
 from insitu.wire.messages import Hello, Message, Ping, WireError
 from insitu.wire.values import Payload
@@ -30,13 +31,17 @@ IDLE_SECONDS = 1.0
 class Turn:
     """Runs the reception; every method is called by the ingest thread, with monotonic seconds."""
 
-    def __init__(self, reception: Reception, now: float) -> None:
+    def __init__(self, reception: Reception, inlet: Inlet, now: float) -> None:
         self.reception = reception
+        self._inlet = inlet
+        self._more_to_tend = False
         self._turned_at = now
 
     @property
     def waits_seconds(self) -> float:
         """How long to sleep unless something comes."""
+        if self._more_to_tend:
+            return 0.0
         return PAUSE_SECONDS if self.reception.acknowledger.owes else IDLE_SECONDS
 
     def begin(self, now: float) -> None:
@@ -45,10 +50,16 @@ class Turn:
             self.reception.lobby.excuse(away)
 
     def look_up(self, drain_text: str | None) -> None:
-        """Somebody woke us; the text says that nothing new is to be taken from now on."""
+        """Somebody woke us: there is room, the log was synced, or nothing new is to be taken.
+
+        Args:
+            drain_text: why nothing new is to be taken from now on; None while it is.
+        """
         lobby = self.reception.lobby
         if drain_text is not None and not lobby.draining:
             lobby.drain(drain_text)
+        self._tend()
+        self.reception.acknowledger.tell_durable()
         if not lobby.draining:
             self.reception.acknowledger.renew()
 
@@ -77,5 +88,14 @@ class Turn:
 
     def end(self, now: float, *, idle: bool) -> None:
         """After the messages; `idle`: there were none."""
+        if idle or self._more_to_tend:
+            self._tend()
         self.reception.acknowledger.settle(idle=idle)
         self.reception.lobby.expire(now)
+
+    def _tend(self) -> None:
+        """Let in what waits in the log, and give the room that came free by it."""
+        had_room = self._inlet.free_samples() > 0
+        self._more_to_tend = self._inlet.tend()
+        if not had_room and self._inlet.free_samples() > 0 and not self.reception.lobby.draining:
+            self.reception.acknowledger.renew()
