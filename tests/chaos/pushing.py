@@ -37,6 +37,7 @@ class Pushing:
         ledger: path of its book.
         most_rows: of a push; at least 1.
         pause_seconds: between two pushes.
+        with_bad: some rows have NaN in them, see `is_bad`.
         producer: further arguments of `Producer`.
     """
 
@@ -45,6 +46,7 @@ class Pushing:
     ledger: str
     most_rows: int = 8
     pause_seconds: float = 0.0
+    with_bad: bool = True
     producer: dict[str, Any] = field(default_factory=dict)
 
 
@@ -62,7 +64,8 @@ def push_until_told(told: Pushing, words: queue.Queue[str]) -> None:
             stop = row + source.randint(1, told.most_rows)
             ledger.pushing(row, stop)
             arrays = rows_of(told.index, row, stop)
-            arrays["x"][[is_bad(each) for each in range(row, stop)]] = np.nan
+            if told.with_bad:
+                arrays["x"][[is_bad(each) for each in range(row, stop)]] = np.nan
             producer.push(arrays, cursor=stop, sample_ids=ids_of(told.index, row, stop))
             row = stop
             time.sleep(told.pause_seconds)

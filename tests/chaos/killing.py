@@ -1,0 +1,262 @@
+"""kill -9 and stop at random moments, on a service under load from several producers.
+
+    python -m chaos.killing 200 --level logged
+
+After every fault the producers pause, and the books must be right to the row, per producer. At
+the end all rows are trained, each once; and the weights are those of a service that nobody
+disturbed and that got the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos.books import Books
+from chaos.producers import ProducerProcess
+from chaos.pushing import Pushing
+from chaos.seen import Seen
+from chaos.services import environment, watched
+from chaos.undisturbed import differences_to_undisturbed
+from daemon import Daemon, wait_for
+
+_QUIET_SECONDS = 60.0
+_BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done, all of it drawn from the seed.
+
+    Args:
+        kills: of the service.
+        level: what an ack is worth: `received` (no log), `logged` or `durable`.
+        producers: processes that push.
+        producer_kills: of producers, beside those of the service; needs pushes of one row or a
+            window that survives.
+        segment_bytes: of the log; small, so that a kill meets a new segment now and then.
+    """
+
+    kills: int
+    level: str = "logged"
+    producers: int = 4
+    producer_kills: int = 0
+    seed: int = 1
+    segment_bytes: int = 1 << 20
+
+    @property
+    def with_bad(self) -> bool:
+        """Without a log a lost row that was bad is in two accounts, lost and quarantined."""
+        return self.level != "received"
+
+
+@dataclass
+class KillingFigures:
+    """What was done and what came of it."""
+
+    plan: Plan
+    faults: Counter[str] = field(default_factory=Counter)
+    books: Books | None = None
+    lost: int = 0  # as the service counts them
+    repeated_steps: int = 0
+    changed_steps: int = 0
+    steps: int = 0
+    differences: list[str] = field(default_factory=list)
+    slowest_start_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
+        same = "bit-identical to" if not self.differences else f"not those ({self.differences}) of"
+        return (
+            f"killing at {self.plan.level!r}, {self.plan.producers} producers, seed "
+            f"{self.plan.seed}, {self.seconds:.0f} s: {faults}\n{self.books}\n"
+            f"{self.lost:,} lost; {self.repeated_steps:,} steps were trained again with the same "
+            f"rows, {self.changed_steps:,} with others; after {self.steps:,} steps the weights are "
+            f"{same} an undisturbed run; slowest start {self.slowest_start_seconds:.1f} s"
+        )
+
+
+class Killing:
+    """One run of the harness in a directory of its own."""
+
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        self.plan = plan
+        self.figures = KillingFigures(plan)
+        self._directory = directory
+        self._random = random.Random(plan.seed)
+        log = {} if plan.level == "received" else _log(directory, plan)
+        self._daemon: Daemon = watched(directory / "service", checkpoint={"keep": 2}, **log)
+        told = Pushing(
+            self._daemon.endpoint, 0, "", most_rows=1 if plan.producer_kills else 8,
+            pause_seconds=0.002, with_bad=plan.with_bad,
+        )  # fmt: skip
+        self._producers = [
+            ProducerProcess(Pushing(**{**told.__dict__, "index": index}), directory)
+            for index in range(plan.producers)
+        ]
+        #: rows that were lost for good before each checkpoint, by its name
+        self._lost_before: dict[str, int] = {}
+
+    def run(self) -> KillingFigures:
+        """All of it; raises where the books are wrong."""
+        began = time.monotonic()
+        with self._daemon:
+            try:
+                self._begin()
+                kills = ["service"] * self.plan.kills + ["producer"] * self.plan.producer_kills
+                self._random.shuffle(kills)
+                for victim in kills:
+                    self._fault() if victim == "service" else self._kill_producer()
+                    self._check()
+                self._finish()
+            finally:
+                for producer in self._producers:
+                    producer.kill()
+        self.figures.seconds = time.monotonic() - began
+        return self.figures
+
+    def _begin(self) -> None:
+        self._start()
+        for producer in self._producers:
+            producer.start()
+        for producer in self._producers:
+            producer.expect("began")
+        self._checkpoint()
+
+    def _start(self, *arguments: str) -> None:
+        began = time.monotonic()
+        self._daemon.start(*arguments, environment=environment(self._directory))
+        seconds = time.monotonic() - began
+        self.figures.slowest_start_seconds = max(self.figures.slowest_start_seconds, seconds)
+
+    # faults
+
+    def _fault(self) -> None:
+        """Something at a random moment under load, and then the end of the service."""
+        kind = self._random.choice(("under load", "in a checkpoint", "stopped before"))
+        self.figures.faults[f"kills {kind}"] += 1
+        time.sleep(self._random.uniform(0.0, 0.4))  # the fault: any moment
+        if kind == "in a checkpoint":
+            asking = threading.Thread(target=self._checkpoint, args=(False,))
+            asking.start()
+            time.sleep(self._random.uniform(0.0, 0.03))
+            self._daemon.kill()
+            asking.join()
+        elif kind == "stopped before":
+            self._daemon.signal(signal.SIGSTOP)
+            time.sleep(self._random.uniform(0.0, 0.3))
+            if self._random.random() < 0.5:
+                self._daemon.signal(signal.SIGCONT)
+                time.sleep(self._random.uniform(0.0, 0.1))
+        self._daemon.kill()
+        self._start("--resume")
+
+    def _kill_producer(self) -> None:
+        """A simulation dies and is started again; it goes on where the service's cursor says."""
+        self.figures.faults["kills of a producer"] += 1
+        producer = self._random.choice(self._producers)
+        time.sleep(self._random.uniform(0.0, 0.3))
+        producer.kill()
+        producer.start()
+        producer.expect("began")
+
+    def _checkpoint(self, must: bool = True) -> None:
+        try:
+            lost = self._lost()
+            status, answer = self._daemon.post("checkpoint")
+        except (OSError, AssertionError, ValueError):
+            assert not must
+            return  # it was killed meanwhile
+        if status == 200:
+            self._lost_before[Path(answer["result"]["path"]).name] = lost
+        assert status == 200 or not must, answer
+
+    # books
+
+    def _check(self) -> None:
+        """Everybody pauses; then every row must be where the books say."""
+        for producer in self._producers:
+            producer.say("pause")
+        for producer in self._producers:
+            producer.expect("paused")
+        self._balanced()
+        if self._random.random() < 0.5:
+            self._checkpoint()
+        for producer in self._producers:
+            producer.say("go")
+
+    def _balanced(self) -> None:
+        """Wait until the service has trained what it can, and look at every row."""
+        try:
+            wait_for(self._books_agree, "the books to agree", _QUIET_SECONDS)
+        except AssertionError as error:
+            status = self._daemon.status()
+            raise AssertionError(
+                f"{error}\n{self.figures.books}\nlost {self.figures.lost}\n{status['stream']}\n"
+                f"{status['buffer']}\n{dict(self.figures.faults)}"
+            ) from None
+
+    def _books_agree(self) -> bool:
+        pending = self._daemon.status()["buffer"]["pending_samples"]
+        produced = {producer.told.index: producer.produced() for producer in self._producers}
+        seen = Seen.read(self._directory / "seen.txt")
+        books = Books.of(produced, seen, with_bad=self.plan.with_bad)
+        lost = self._lost()
+        self.figures.books, self.figures.lost = books, lost
+        self.figures.repeated_steps, self.figures.changed_steps = seen.repeated, seen.changed
+        self.figures.steps = max(seen.steps, default=0)
+        assert books.total("doubled") == 0, books
+        assert books.total("strange") == 0, books
+        if self.plan.level != "received":
+            assert lost == 0, lost
+        return pending < _BATCH_SIZE and books.total("elsewhere") == pending + lost
+
+    def _lost(self) -> int:
+        """Rows lost for good, as the service counts them: in this life and before its checkpoint."""
+        resumed = self._daemon.status()["service"]["resumed_from"]
+        before = self._lost_before.get(resumed, 0) if resumed else 0
+        return before + int(self._daemon.metric("insitu_lost_samples_total"))
+
+    def _finish(self) -> None:
+        """The streams end, all is trained; then the weights are compared."""
+        for producer in self._producers:
+            producer.say("finish")
+        for producer in self._producers:
+            producer.expect("finished")
+        wait_for(lambda: self._daemon.metric("insitu_sessions") == 0, "all producers to leave")
+        self._balanced()
+        print(self.figures.books)
+        assert self._daemon.stop() == 0
+        order = Seen.read(self._directory / "seen.txt").order
+        self.figures.differences = differences_to_undisturbed(
+            self._directory / "undisturbed", self._daemon, order
+        )
+
+
+def _log(directory: Path, plan: Plan) -> dict[str, dict[str, object]]:
+    return {
+        "log": {
+            "directory": str(directory / "service" / "log"),
+            "ack_level": plan.level,
+            "segment_bytes": plan.segment_bytes,
+        }
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kills", type=int)
+    parser.add_argument("--level", default="logged", choices=("received", "logged", "durable"))
+    parser.add_argument("--producer-kills", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as place:
+        print(Killing(Path(place), Plan(**vars(asked))).run())
