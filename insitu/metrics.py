@@ -117,6 +117,7 @@ REASONS: Mapping[str, tuple[str, ...]] = {
         "no_key",
         "protocol",
         "rate",
+        "unfinished",
         "unknown_key",
         "user",
         "wrong_key",

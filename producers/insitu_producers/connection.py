@@ -85,7 +85,7 @@ class Connection:
         self._credentials = credentials
         self._context = zmq.Context(io_threads=1)
         try:
-            self._socket = self._connect()
+            self._socket, self._handshakes = self._connect()
         except zmq.ZMQError as error:
             self._context.term()
             raise ProducerError(
@@ -93,7 +93,6 @@ class Connection:
                 allowed="tcp://HOST:PORT or ipc://PATH",
             ) from None
         self._waker = Waker()
-        self._handshakes = HandshakeWatch(self._socket)
         self._refused_at: float | None = None
         self._told_fault = ""
         self._pending: list[Payload] | None = None
@@ -143,7 +142,8 @@ class Connection:
         with self._changed:
             return self.dialogue.finished(time.monotonic())
 
-    def _connect(self) -> zmq.Socket[bytes]:
+    def _connect(self) -> tuple[zmq.Socket[bytes], HandshakeWatch]:
+        """A socket that connects, and who looks at its handshakes from the first one on."""
         options = {
             zmq.LINGER: 0,
             zmq.IMMEDIATE: 1,
@@ -154,21 +154,22 @@ class Connection:
             zmq.MAXMSGSIZE: 1 << 20,
         }
         socket = self._context.socket(zmq.DEALER)
+        handshakes = HandshakeWatch(socket)
         try:
             for option, value in options.items():
                 socket.setsockopt(option, value)
             self._credentials.arm(socket, self._endpoint)
             socket.connect(self._endpoint)
         except zmq.ZMQError:
+            handshakes.close()
             socket.close(linger=0)
             raise
-        return socket
+        return socket, handshakes
 
     def _replace_socket(self) -> None:
         self._handshakes.close()
         self._socket.close(linger=0)
-        self._socket = self._connect()
-        self._handshakes = HandshakeWatch(self._socket)
+        self._socket, self._handshakes = self._connect()
         self._refused_at = None
         self._pending = None
 

@@ -68,6 +68,7 @@ def _fault(event: int, value: int) -> Fault:
         if value == _NOT_ADMITTED:
             return Fault("the service does not admit the key of this client", True)
         return Fault("the service takes no more connections at the moment", True)
-    if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-        return Fault(_KEYS_DIFFER)
-    return Fault(_HANGS_UP)
+    is_final = event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH and is_final:
+        return Fault(_KEYS_DIFFER, is_final)
+    return Fault(_HANGS_UP, is_final)

@@ -425,7 +425,7 @@ class Producer:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise WaitTimeoutError(
-                        f"{what}: not within {timeout} s, {self._standing()}",
+                        f"{what}{self._reason()}: not within {timeout} s, {self._standing()}",
                         consequence="they stay in the window and are sent when the service takes "
                         "them",
                     )
@@ -442,6 +442,11 @@ class Producer:
             f"{window.accepted} are accepted, {window.durable} durable, {window.trained} trained "
             f"({level})"
         )
+
+    def _reason(self) -> str:
+        """What the service, or the connection to it, said last against us."""
+        said = self._line.session.last_error if self._line is not None else ""
+        return f" ({said})" if said else ""
 
     @property
     def last_cursor(self) -> Cursor:

@@ -18,7 +18,12 @@ from insitu_service.strangers import Strangers, cut
 
 _log = logging.getLogger("insitu.ingest")
 
-_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 #: between two looks at how long connections are strangers, and how much they sent
 _LOOK_SECONDS = 0.25
 _IDLE_SECONDS = 1.0
@@ -83,6 +88,8 @@ class ConnectionWatch:
                 self.strangers.accepted(value, now)
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self._handshake_failed(_FAULTS.get(value, "protocol"))
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self._intake.refused_handshakes["unfinished"] += 1
             elif event == zmq.EVENT_DISCONNECTED:
                 self.strangers.ended(value)
                 self._disconnected(value)

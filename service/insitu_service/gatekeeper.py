@@ -77,7 +77,7 @@ class Gatekeeper:
         """The status code, and the user id of a connection that is admitted."""
         if len(frames) < 6 or frames[0] != b"1.0":
             return self._refuse("protocol", "an unknown version of ZAP"), ""
-        address, mechanism = frames[3].decode(errors="replace"), frames[5]
+        address, mechanism = frames[3].decode(errors="replace").removeprefix("::ffff:"), frames[5]
         if not self._limit.allows(self._clock()):
             return self._refuse("rate", "too many connections a second", _BUSY), ""
         if mechanism == b"CURVE" and self._allow_list is not None:
