@@ -352,3 +352,26 @@ def test_figures_of_the_layers() -> None:
     assert one.norms[1.0] == pytest.approx(float(norms.max()))
     expected = 0.02 * (float(second.norms.max()) - 1.0) ** 0.5
     assert other.learning_rates[1.0] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "order", [{}, {"plastic_updates": 3}, {"order": "successive", "plastic_updates": 3}]
+)
+@pytest.mark.parametrize("off", [0, 1])
+def test_a_block_whose_learning_is_off_stays_and_is_waited_for_by_none(
+    order: dict[str, Any], off: int
+) -> None:
+    blocks = [dict(CONVOLUTION), dict(DENSE)]
+    blocks[off]["plastic"] = False
+    model = make(blocks=blocks, **order)
+    assert plasticity(model) == [off == 1, off == 0]
+    before = copied(model.blocks[off].state_dict())
+    update = HebbianUpdate(model)
+    for number in range(5):
+        model(fields(4, number))
+        update.step()
+    assert_same(copied(model.blocks[off].state_dict()), before)
+    assert counts(model)[1 - off] == (3 if order else 5)
+    resumed = make(blocks=blocks, seed=4, **order)
+    resumed.load_state_dict(copied(model.state_dict()))
+    assert plasticity(resumed) == plasticity(model)

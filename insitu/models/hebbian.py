@@ -36,6 +36,8 @@ class Hebbian(nn.Module):
     - `consecutive`: all blocks at once, for ever or for `plastic_updates` updates each;
     - `successive`: the first block for `plastic_updates` updates, then the second, and so on.
 
+    A block whose `plastic` is false never learns, whatever the order.
+
     A block that has had its updates is frozen: kernels and statistics stay, and a row's features no
     longer depend on its neighbours. Who is plastic follows from the layers' own counts of updates,
     which are in the state; they are read once when a block may be through, not in every step.
@@ -145,7 +147,9 @@ class Hebbian(nn.Module):
                 "model hebbian: order is successive, and plastic_updates null",
                 allowed="the number of updates after which the next block begins",
             )
-        self._successive, self._plastic_updates = order == "successive", plastic_updates
+        self._successive = order == "successive"
+        # of each block; None: no end
+        self._plastic_updates = [plastic_updates if block.plastic else 0 for block in chosen]
         self._frozen = [False] * len(self._layers)
         # updates in which nobody can come to the end of his own; None: no end
         self._certain_updates: int | None = None
@@ -209,15 +213,19 @@ class Hebbian(nn.Module):
     def follow_counts(self) -> None:
         """Decide by the layers' counts who is plastic and who is frozen; waits for the device."""
         wanted = self._plastic_updates
-        if wanted is None:
+        if all(updates is None for updates in wanted):
             return
-        left = [max(0, wanted - int(layer.updates)) for layer in self._layers]
-        current = next((index for index, count in enumerate(left) if count), len(left))
+        left = [
+            None if updates is None else max(0, updates - int(layer.updates))
+            for updates, layer in zip(wanted, self._layers, strict=True)
+        ]
+        current = next((index for index, count in enumerate(left) if count != 0), len(left))
         self._frozen = [count == 0 for count in left]
         for index, layer in enumerate(self._layers):
             waits = self._successive and index > current
             layer.plastic = not self._frozen[index] and not waits
-        to_come = [c for c, layer in zip(left, self._layers, strict=True) if layer.plastic]
+        plastic = [layer.plastic for layer in self._layers]
+        to_come = [c for c, learns in zip(left, plastic, strict=True) if c and learns]
         self._certain_updates = min(to_come, default=None)
         self.train(self.training)
 

@@ -146,6 +146,12 @@ class BlockOptions(BaseModel):
         float,
         Field(gt=0.0, description="norm of a kernel at first", json_schema_extra={"unit": "norm"}),
     ] = 25.0
+    plastic: Annotated[
+        bool,
+        Field(
+            description="whether the block learns; else kernels and statistics stay as they begin"
+        ),
+    ] = True
     standardise: Annotated[
         bool, Field(description="standardise the input by channel over the batch")
     ] = True
