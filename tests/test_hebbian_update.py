@@ -298,6 +298,25 @@ def test_a_block_learns_from_a_single_row(dimensions: int) -> None:
     assert torch.isfinite(made.layer.weight).all()
 
 
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("each_its_own", [False, True])
+def test_constant_images_do_not_harm_a_block(name: str, each_its_own: bool) -> None:
+    """Standardised they are zeros, or as many constants as there are rows; both are finite."""
+    inner: Any = layer(2, by=name, padding=1)
+    made = HebbianBlock(inner, power=0.7, pool=pooling("max", 2, 2))
+    update = HebbianUpdate(made)
+    level = torch.arange(4.0).view(4, 1, 1, 1) if each_its_own else torch.ones(4, 1, 1, 1)
+    labels = torch.zeros(4, dtype=torch.int64)
+    for rows in (level.expand(4, 2, 6, 7), torch.zeros(4, 2, 6, 7), rows_for(inner)):
+        before = inner.weight.clone()
+        with update.recording(labels):
+            assert torch.isfinite(made(rows.contiguous())).all()
+        update.step()
+        assert torch.isfinite(inner.weight).all()
+        assert torch.isfinite(made.state_dict()["standardisation.running_var"]).all()
+    assert not torch.equal(inner.weight, before)  # it goes on to learn
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: layer(2)(torch.zeros(1, 3, 6, 6)), r"2 channels in 2-D was given \[1, 3, 6, 6\]"),
     (lambda: layer(2)(torch.zeros(2, 6, 6)), "was given"),

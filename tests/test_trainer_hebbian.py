@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from hebbian import RULES
 from hebbian_network import (
     CLASSES,
     CONVOLUTION,
+    DENSE,
     SHAPE,
     STRATEGIES,
     batch,
@@ -79,6 +81,33 @@ def test_a_resumed_run_freezes_when_the_other_does(
     resumed.load_state_dict(saved)  # which sets torch's own generators, too
     for number in range(at, at + 3):
         resumed.step(batch(number, rows=4))
+    assert_same(copied(resumed.state_dict()), state)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("rates", ["adaptive", "linear"])
+def test_the_first_step_after_a_load_is_that_of_the_run_that_went_on(
+    name: str, rates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every rule, with modulated gains: weights, norms, rates, recorders, to the bit."""
+    cap = {"mode": "cap", "top": 2, "third_factor": {"source": "surprise"}}
+    monkeypatch.setitem(STRATEGIES, "kernel_plasticity", cap)
+    rule = {"name": name, "options": RULES[name]}
+    fall = {"rates": "linear", "last_update": 20} if rates == "linear" else {}
+    blocks = [{**block, "rule": rule, "radius": 2.0, **fall} for block in (CONVOLUTION, DENSE)]
+    names = ("replay", "kernel_plasticity")
+    whole, resumed = (
+        trainer(strategies=names, options={"blocks": blocks}, seed=seed) for seed in (0, 9)
+    )
+    learn_tasks(whole, range(5))
+    saved = copied(whole.state_dict())
+    learn_tasks(whole, range(5, 6))  # the first step, and the end of a task behind it
+    state = copied(whole.state_dict())
+    assert not torch.equal(
+        state["model"]["blocks.0.layer.weight"], saved["model"]["blocks.0.layer.weight"]
+    )
+    resumed.load_state_dict(saved)
+    learn_tasks(resumed, range(5, 6))
     assert_same(copied(resumed.state_dict()), state)
 
 
