@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from chaos.rows import ROWS_OF_ONE, is_bad
 from chaos.seen import Seen
+from insitu.wire.rows import Array
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class Books:
         Args:
             with_bad: some rows were made to be quarantined, see `is_bad`.
         """
-        trained: dict[int, dict[int, int]] = {index: {} for index in produced}
-        for sample, times in seen.counts().items():
-            trained[sample // ROWS_OF_ONE][sample % ROWS_OF_ONE] = times
-        return cls({i: _of_one(rows, trained[i], with_bad) for i, rows in produced.items()})
+        order = seen.order
+        owners, rows = order // ROWS_OF_ONE, order % ROWS_OF_ONE
+        assert set(np.unique(owners)) <= set(produced), "rows of a producer that does not exist"
+        return cls({i: _of_one(made, rows[owners == i], with_bad) for i, made in produced.items()})
 
     def total(self, name: str) -> int:
         """A column, added up."""
@@ -67,14 +70,16 @@ class Books:
         return "\n".join(lines)
 
 
-def _of_one(produced: int, trained: Mapping[int, int], with_bad: bool) -> ProducerBooks:
-    bad = {row for row in range(produced) if with_bad and is_bad(row)}
-    own = {row for row in trained if row < produced and row not in bad}
+def _of_one(produced: int, trained: Array, with_bad: bool) -> ProducerBooks:
+    """From the row numbers that were trained, in any order."""
+    times = np.bincount(trained, minlength=produced)
+    bad = np.array([with_bad and is_bad(row) for row in range(produced)], bool)
+    own = int(((times[:produced] > 0) & ~bad).sum())
     return ProducerBooks(
         produced=produced,
-        trained=len(own),
-        quarantined=len(bad),
-        elsewhere=produced - len(own) - len(bad),
-        doubled=sum(times > 1 for times in trained.values()),
-        strange=len(trained) - len(own),
+        trained=own,
+        quarantined=int(bad.sum()),
+        elsewhere=produced - own - int(bad.sum()),
+        doubled=int((times > 1).sum()),
+        strange=int((times > 0).sum()) - own,
     )

@@ -29,6 +29,7 @@ from daemon import Daemon, wait_for
 
 _QUIET_SECONDS = 60.0
 _BATCH_SIZE = 8
+_ROLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,19 @@ class Killing:
         self.figures = KillingFigures(plan)
         self._directory = directory
         self._random = random.Random(plan.seed)
+        self._seen = Seen(directory / "seen.txt")
         log = {} if plan.level == "received" else _log(directory, plan)
         self._daemon: Daemon = watched(directory / "service", checkpoint={"keep": 2}, **log)
         told = Pushing(
             self._daemon.endpoint, 0, "", most_rows=1 if plan.producer_kills else 8,
-            pause_seconds=0.002, with_bad=plan.with_bad,
+            pause_seconds=0.01, with_bad=plan.with_bad,
         )  # fmt: skip
         self._producers = [
             ProducerProcess(Pushing(**{**told.__dict__, "index": index}), directory)
             for index in range(plan.producers)
         ]
+        self._kinds = ["under load", "in a checkpoint", "stopped before"]
+        self._kinds += ["at a new segment"] if log else []
         #: rows that were lost for good before each checkpoint, by its name
         self._lost_before: dict[str, int] = {}
 
@@ -141,7 +145,7 @@ class Killing:
 
     def _fault(self) -> None:
         """Something at a random moment under load, and then the end of the service."""
-        kind = self._random.choice(("under load", "in a checkpoint", "stopped before"))
+        kind = self._random.choice(self._kinds)
         self.figures.faults[f"kills {kind}"] += 1
         time.sleep(self._random.uniform(0.0, 0.4))  # the fault: any moment
         if kind == "in a checkpoint":
@@ -150,6 +154,8 @@ class Killing:
             time.sleep(self._random.uniform(0.0, 0.03))
             self._daemon.kill()
             asking.join()
+        elif kind == "at a new segment":
+            self._await_segment()
         elif kind == "stopped before":
             self._daemon.signal(signal.SIGSTOP)
             time.sleep(self._random.uniform(0.0, 0.3))
@@ -158,6 +164,13 @@ class Killing:
                 time.sleep(self._random.uniform(0.0, 0.1))
         self._daemon.kill()
         self._start("--resume")
+
+    def _await_segment(self) -> None:
+        """Wait until the log's directory changes, for a while."""
+        directory = Path(self._daemon.config["log"]["directory"])
+        before, deadline = set(directory.iterdir()), time.monotonic() + _ROLL_SECONDS
+        while set(directory.iterdir()) == before and time.monotonic() < deadline:
+            pass  # the moment matters
 
     def _kill_producer(self) -> None:
         """A simulation dies and is started again; it goes on where the service's cursor says."""
@@ -206,8 +219,10 @@ class Killing:
 
     def _books_agree(self) -> bool:
         pending = self._daemon.status()["buffer"]["pending_samples"]
+        if pending >= _BATCH_SIZE:
+            return False
         produced = {producer.told.index: producer.produced() for producer in self._producers}
-        seen = Seen.read(self._directory / "seen.txt")
+        seen = self._seen.follow()
         books = Books.of(produced, seen, with_bad=self.plan.with_bad)
         lost = self._lost()
         self.figures.books, self.figures.lost = books, lost
@@ -217,10 +232,10 @@ class Killing:
         assert books.total("strange") == 0, books
         if self.plan.level != "received":
             assert lost == 0, lost
-        return pending < _BATCH_SIZE and books.total("elsewhere") == pending + lost
+        return books.total("elsewhere") == pending + lost
 
     def _lost(self) -> int:
-        """Rows lost for good, as the service counts them: in this life and before its checkpoint."""
+        """Rows lost for good, by the service's count: in this life and before its checkpoint."""
         resumed = self._daemon.status()["service"]["resumed_from"]
         before = self._lost_before.get(resumed, 0) if resumed else 0
         return before + int(self._daemon.metric("insitu_lost_samples_total"))
@@ -233,11 +248,9 @@ class Killing:
             producer.expect("finished")
         wait_for(lambda: self._daemon.metric("insitu_sessions") == 0, "all producers to leave")
         self._balanced()
-        print(self.figures.books)
         assert self._daemon.stop() == 0
-        order = Seen.read(self._directory / "seen.txt").order
         self.figures.differences = differences_to_undisturbed(
-            self._directory / "undisturbed", self._daemon, order
+            self._directory / "undisturbed", self._daemon, self._seen.follow().order
         )
 
 

@@ -52,7 +52,7 @@ class Pushing:
 
 def push_until_told(told: Pushing, words: queue.Queue[str]) -> None:
     """The life of the process."""
-    how = {"window_bytes": 64_000, "linger_seconds": _FLUSH_SECONDS, **told.producer}
+    how = {"window_bytes": 128_000, "linger_seconds": _FLUSH_SECONDS, **told.producer}
     ledger, source = Ledger(Path(told.ledger)), random.Random(told.index)
     with Producer(
         told.endpoint, stream=STREAM, producer_id=f"rank-{told.index}", schema=SCHEMA, **how

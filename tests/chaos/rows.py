@@ -13,7 +13,8 @@ from insitu.wire.rows import Array
 
 ROWS_OF_ONE = 1_000_000_000
 CLASSES = 4
-FEATURES = 6
+#: so that a segment of the log, 1 MiB at least, is full after some thousand rows
+FEATURES = 64
 STREAM = "chaos"
 SCHEMA = Schema.of({"x": ("float32", (FEATURES,)), "y": ("int64", ())})
 #: one row in so many is not finite, and is to be quarantined

@@ -1,4 +1,4 @@
-"""What was trained, read from what `plugins/chaos_seen.py` wrote: only what is in the weights.
+"""What was trained, read from what `plugins/chaos_seen.py` writes: only what is in the weights.
 
 A life that ends without a checkpoint takes its steps with it: the next one resumes at an older
 step, and from there on other lines count. What the voided steps had trained is kept for the
@@ -7,50 +7,64 @@ comparison: with a fixed pace and a log the same rows must come again in the sam
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+import itertools
 from pathlib import Path
 
+import numpy as np
 
-@dataclass
+from insitu.wire.rows import Array
+
+Steps = dict[int, tuple[int, ...]]  # step -> sample ids
+
+
 class Seen:
-    """The steps whose effect is in the newest weights, and what else there was."""
+    """Follows the file of a service's lives.
 
-    steps: dict[int, tuple[int, ...]] = field(default_factory=dict)  # step -> sample ids
-    repeated: int = 0  # steps that were trained again after a resume, with the same rows
-    changed: int = 0  # with other rows
-    lives: int = 0
+    Args:
+        path: of the file; a service that never began leaves none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.steps: Steps = {}  # whose effect is in the newest weights
+        self.repeated = 0  # steps that were trained again after a resume, with the same rows
+        self.changed = 0  # with other rows
+        self.lives = 0
+        self._path = path
+        self._read_bytes = 0
+        self._before: Steps = {}  # of the life before, until it is known what is resumed
+        self._voided: Steps = {}
+
+    def follow(self) -> Seen:
+        """Read what was written since."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._read_bytes)
+                whole = file.read().rpartition(b"\n")[0]
+            self._read_bytes += len(whole) + bool(whole)
+            for line in whole.decode().splitlines():
+                self._line(*line.split())
+        return self
 
     @property
-    def order(self) -> list[int]:
-        """All sample ids in the order in which they were trained."""
-        return [sample for step in sorted(self.steps) for sample in self.steps[step]]
+    def order(self) -> Array:
+        """All sample ids in the order in which they were trained, int64."""
+        rows = (self.steps[step] for step in sorted(self.steps))
+        return np.fromiter(itertools.chain.from_iterable(rows), np.int64)
 
-    def counts(self) -> Counter[int]:
-        """Sample id -> how often it is in the weights."""
-        return Counter(self.order)
+    def _line(self, first: str, *rest: str) -> None:
+        if first == "start":
+            self._before, self.steps = self.steps, {}
+            self._voided |= self._before
+            self.lives += 1
+        elif first == "resume":
+            last = int(rest[0])
+            self.steps = {step: ids for step, ids in self._before.items() if step <= last}
+            self._voided = {step: ids for step, ids in self._voided.items() if step > last}
+        else:
+            self._trained(int(first), tuple(map(int, rest)))
 
-    @classmethod
-    def read(cls, path: Path) -> Seen:
-        """All lives so far; a service that never began leaves no file."""
-        seen = cls()
-        before: dict[int, tuple[int, ...]] = {}
-        voided: dict[int, tuple[int, ...]] = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
-            first, *rest = line.split()
-            if first == "start":
-                before, seen.steps = seen.steps, {}
-                voided |= before
-                seen.lives += 1
-            elif first == "resume":
-                seen.steps = {step: ids for step, ids in before.items() if step <= int(rest[0])}
-                voided = {step: ids for step, ids in voided.items() if step > int(rest[0])}
-            else:
-                seen._trained(int(first), tuple(map(int, rest)), voided)
-        return seen
-
-    def _trained(self, step: int, ids: tuple[int, ...], voided: dict[int, tuple[int, ...]]) -> None:
+    def _trained(self, step: int, ids: tuple[int, ...]) -> None:
         self.steps[step] = ids
-        before = voided.pop(step, None)
+        before = self._voided.pop(step, None)
         self.repeated += before == ids
         self.changed += before is not None and before != ids

@@ -27,6 +27,7 @@ def config(directory: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
                 "y": {"dtype": "int64", "minimum": 0, "maximum": CLASSES - 1},
             },
             "session_timeout_seconds": 5.0,
+            "max_batch_bytes": 64 << 10,
         },
         "buffer": {"policy": "fifo", "capacity_samples": 1024},
         "pace": {"kind": "fixed"},

@@ -10,13 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from chaos.rows import SCHEMA, STREAM, rows_at
 from chaos.services import service
 from daemon import Daemon
 from insitu.checkpoint import list_checkpoints, read_checkpoint
+from insitu.wire.rows import Array
 from insitu_producers import Producer
 
 _ROWS = 64
@@ -24,7 +24,7 @@ _ROWS = 64
 _LEARNED = ("trainer",)
 
 
-def differences_to_undisturbed(directory: Path, disturbed: Daemon, order: list[int]) -> list[str]:
+def differences_to_undisturbed(directory: Path, disturbed: Daemon, order: Array) -> list[str]:
     """Paths in the state of learning that are not the same, bit by bit.
 
     Args:
@@ -37,7 +37,7 @@ def differences_to_undisturbed(directory: Path, disturbed: Daemon, order: list[i
             daemon.endpoint, stream=STREAM, producer_id="all", schema=SCHEMA, linger_seconds=120
         ) as producer:
             for start in range(0, len(order), _ROWS):
-                ids = np.array(order[start : start + _ROWS])
+                ids = order[start : start + _ROWS]
                 producer.push(rows_at(ids), sample_ids=ids)
             producer.flush(120)
         daemon.wait_metric("insitu_trained_samples_total", len(order), source="fresh")
