@@ -20,6 +20,7 @@ from daemon import Daemon, wait_for
 from insitu.errors import ProducerError
 from insitu_producers import Producer, WaitTimeoutError
 from keyed import Pair, entry, keyed_config, keyed_producer, write_clients
+from raw_peer import GREETING
 from served import SCHEMA, arrays, producer, push, wait_log
 
 SERVER, ALICE, BOB, STRANGER = (Pair.made() for _ in range(4))
@@ -93,7 +94,7 @@ def test_a_peer_that_insists_on_no_encryption_is_cut_off(daemon: Daemon, directo
     before = refused(daemon, "no_key")
     host, port = daemon.endpoint.removeprefix("tcp://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as plain:
-        plain.sendall(NULL_GREETING)
+        plain.sendall(GREETING)
         said = b""
         with contextlib.suppress(ConnectionResetError):
             while data := plain.recv(4096):
@@ -169,10 +170,6 @@ def test_a_key_does_not_replace_the_token(daemon: Daemon, directory: Path) -> No
     assert not [word for word in PRIVATE if word in str(told.value)]
     assert daemon.metric("insitu_refused_sessions_total", reason="token") == before + 1
     lives(daemon, directory)
-
-
-#: ZMTP 3.0, mechanism NULL, as a client
-NULL_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 
 
 class Recorder:
