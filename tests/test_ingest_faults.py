@@ -23,7 +23,7 @@ from insitu.batch import Column, SampleFlag
 from insitu.config import load_config
 from insitu.stream.inlet import Inlet
 from insitu.wire.checksum import checksum
-from insitu.wire.messages import Ack, Bye, Data, Nack, NackCode, NoSession
+from insitu.wire.messages import Ack, Bye, Data, Fenced, Nack, NackCode, NoSession
 from insitu_service.building import build_buffer
 from insitu_service.compose import compose_ingest
 from insitu_service.door import Door, Refusal, Views
@@ -164,6 +164,15 @@ def test_what_was_lost_is_counted_once_however_often_the_producer_connects(
             hello = peer.greet("ahead", first_available_seq=5, first_available_row=40)
             assert hello.next_seq == 5
         assert rig.intake.lost_samples == 40
+
+
+def test_an_older_life_stays_out_though_the_newer_one_left_without_a_word(tmp_path: Path) -> None:
+    with ingest(tmp_path) as rig, Hostile(rig.endpoint) as peer:
+        session = peer.greet("relaunched", epoch=2).session
+        peer.send(Bye(session, 0, 0, 0, 0.0))
+        peer.expect(Bye)
+        peer.hello("relaunched", epoch=1)
+        assert peer.expect(Fenced).epoch == 2
 
 
 def test_rows_that_a_producer_dropped_are_counted_once_though_the_batch_comes_again(

@@ -71,7 +71,9 @@ class Lobby:
             return
         lost = receiver.resume(hello)
         if lost:
-            self._lost(hello, receiver, lost)
+            self._lost(hello, lost)
+        if lost or position is None or position.epoch < hello.epoch:
+            self._note(hello, receiver)
         session = Session(
             identity,
             hello,
@@ -120,10 +122,12 @@ class Lobby:
         self._intake.fenced_sessions += 1
         self._send(identity, fenced)
 
-    def _lost(self, hello: Hello, receiver: Receiver, rows: int) -> None:
-        """Count what is gone, and note it in the position, so that it is counted once."""
+    def _note(self, hello: Hello, receiver: Receiver) -> None:
+        """Write the place down: what is lost is counted once, and the fence stands from now on."""
         place = receiver.accepted, None, receiver.next_row
         self._inlet.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
+
+    def _lost(self, hello: Hello, rows: int) -> None:
         self._intake.lost_samples += rows
         _log.error(
             "%d samples of producer %s were acknowledged by an earlier life of this service and "
