@@ -266,6 +266,18 @@ def an_ack_is_worth_what_it_says(log: LogSection) -> Iterator[Problem]:
 
 
 @rule
+def a_log_goes_with_checkpoints(
+    log: LogSection, checkpoint: CheckpointSection
+) -> Iterator[Problem]:
+    if log.directory is not None and checkpoint.directory is None:
+        yield Problem(
+            ("log", "directory"),
+            "is set and there are no checkpoints, so the log would grow for ever",
+            "checkpoint.directory as well",
+        )
+
+
+@rule
 def a_segment_holds_a_batch(log: LogSection, stream: StreamSection) -> Iterator[Problem]:
     least = 2 * stream.max_batch_bytes
     if log.directory is not None and log.segment_bytes < least:
