@@ -121,7 +121,10 @@ class HebbianConvolution(HebbianLayer):
             decay = (correlation * self.weight).sum(dim=fan_in, keepdim=True)
         else:
             decay = self._decay(activities, potentials)
-        torch.addcmul(correlation, self.weight, decay, value=-1.0, out=self.direction)
+        if torch.compiler.is_compiling():  # which writes to no `out` of channels last
+            self.direction.copy_(torch.addcmul(correlation, self.weight, decay, value=-1.0))
+        else:
+            torch.addcmul(correlation, self.weight, decay, value=-1.0, out=self.direction)
 
     def _correlate(self, activities: Tensor, prepared: Tensor) -> Tensor:
         """G, the weight gradient of the convolution and nothing else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
@@ -140,18 +141,30 @@ class HebbianLayer(nn.Module, ABC):
             # elsewhere patches of zeros, which have potentials of zero, are enough
             activities = only(activities, self.mask)
         self._find_direction(activities, prepared, potentials)
+        if self.direction.is_cpu and not torch.compiler.is_compiling():
+            self._look()
+            return
         peak = torch.maximum(self.direction.amax(), -self.direction.amin())
         # 0 where the peak is 0, infinite or NaN
         self.scale.copy_(torch.where(peak > 0.0, (peak + 1e-30).reciprocal_(), 0.0))
         # else 0 times NaN would enter the weights
-        if not self.direction.is_cpu or torch.compiler.is_compiling():
-            self.direction.nan_to_num_(0.0, 0.0, 0.0)
-        elif not self.scale:  # on a CPU looking costs nothing, and a pass over large weights does
+        self.direction.copy_(torch.where(self.scale > 0.0, self.direction, 0.0))
+
+    def _look(self) -> None:
+        """On a CPU looking at a number costs nothing, and a pass over large weights does."""
+        # both are NaN where anything is
+        peak = max(float(self.direction.amax()), -float(self.direction.amin()))
+        if 0.0 < peak < math.inf:
+            self.scale.fill_(1.0 / (peak + 1e-30))
+        else:
+            self.scale.zero_()
             self.direction.zero_()
 
     def _decay(self, activities: Tensor, potentials: Tensor) -> Tensor:
         """(kernels, 1, ...) what the weights are pulled back by, from the activities."""
         pulled = activities if self.rule.decay == "activity" else activities * potentials
+        if self.rule.decay == "magnitude":
+            pulled.abs_()
         return pulled.sum(dim=(0, *range(2, pulled.dim()))).view(self._per_kernel)
 
     @property

@@ -76,6 +76,10 @@ class HebbianLinear(HebbianLayer):
 
     def _find_direction(self, activities: Tensor, prepared: Tensor, potentials: Tensor) -> None:
         decay = self._decay(activities, potentials)
+        if torch.compiler.is_compiling():  # which joins passes, but none with a product
+            correlation = torch.mm(activities.t(), prepared)
+            self.direction.copy_(torch.addcmul(correlation, self.weight, decay, value=-1.0))
+            return
         torch.mul(self.weight, decay.neg_(), out=self.direction)
         self.direction.addmm_(activities.t(), prepared)
 

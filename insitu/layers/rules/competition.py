@@ -1,10 +1,11 @@
 """Kernels compete for a patch: who wins it, and what share each has of it.
 
 On a CPU these passes over activations are what a Hebbian step costs beside its two convolutions, so
-they take a few rows at a time, which stay in the cache, and write in place. `argmax` and `softmax`
-along a strided axis are three to ten times slower there than the vectorised maxima that replace
-them. Other devices and half precision take the plain operators; up to shares of 1e-30 the results
-are the same.
+they take a few rows at a time, which stay in the cache, and write in place; with channels last all
+places of these rows are one table with a column a kernel. `argmax` and `softmax` are three to ten
+times slower there than the vectorised maxima that replace them. Compiled, they are expressions that
+the compiler joins into one pass. Other devices and half precision take the plain operators. Up to
+shares of 1e-30 the results are the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _LEAST_EXPONENT = -100.0
 
 def one_hot(potentials: Tensor) -> Tensor:
     """1 for the kernel with the largest potential at each place (the first of equals), else 0."""
+    if torch.compiler.is_compiling():
+        return _by_kernels_last(potentials, lambda u: _wins(u).to(u.dtype))
     if not _in_pieces(potentials):
         return torch.zeros_like(potentials).scatter_(1, _argmax(potentials), 1.0)
     return _by_pieces(potentials, _one_hot_into)
@@ -31,6 +34,8 @@ def one_hot(potentials: Tensor) -> Tensor:
 
 def soft_shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
     """softmax(t u) over the kernels, at each place."""
+    if torch.compiler.is_compiling():
+        return _by_kernels_last(potentials, lambda u: _shares(u, inverse_temperature))
     if not _in_pieces(potentials):
         return torch.softmax(potentials * inverse_temperature, dim=1)
 
@@ -43,6 +48,8 @@ def soft_shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
 
 def signed_shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
     """+softmax(t u) for the winner of each place, -softmax(t u) for all others."""
+    if torch.compiler.is_compiling():
+        return _by_kernels_last(potentials, lambda u: _signed(u, inverse_temperature))
     if not _in_pieces(potentials):
         shares = torch.softmax(potentials * inverse_temperature, dim=1)
         winner = _argmax(potentials)
@@ -59,13 +66,16 @@ def signed_shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
     return _by_pieces(potentials, fill)
 
 
+# --- in eager mode
+
+
 def _argmax(potentials: Tensor) -> Tensor:
     return potentials.argmax(dim=1, keepdim=True)
 
 
 def _in_pieces(potentials: Tensor) -> bool:
-    # without places the plain operators are as fast; below float32 the numbers of the kernels
-    # would not be exact
+    # without places it is the number of operators that costs, and the plain ones are fewer; below
+    # float32 the numbers of the kernels would not be exact
     exact = potentials.dtype in (torch.float32, torch.float64)
     return potentials.is_cpu and potentials.dim() > 2 and exact
 
@@ -74,9 +84,16 @@ def _by_pieces(potentials: Tensor, fill: Callable[[Tensor, Tensor], None]) -> Te
     """What `fill(part, result)` makes of the rows, a few at a time."""
     result = torch.empty_like(potentials)
     rows = max(1, _VALUES_AT_ONCE // max(1, potentials[:1].numel()))
-    for part, into in zip(torch.split(potentials, rows), torch.split(result, rows), strict=True):
-        fill(part, into)
+    for first in range(0, len(potentials), rows):
+        part, into = potentials[first : first + rows], result[first : first + rows]
+        fill(_table(part), _table(into))
     return result
+
+
+def _table(part: Tensor) -> Tensor:
+    """(rows * places, kernels) where that is how the memory is laid out, else as it is."""
+    last = part.movedim(1, -1)
+    return last.view(-1, last.shape[-1]) if last.is_contiguous() else part
 
 
 def _one_hot_into(part: Tensor, result: Tensor) -> None:
@@ -92,10 +109,9 @@ def _first_zero(gaps: Tensor) -> Tensor:
     is not 0 falls far below every number. NaN gives some kernel.
     """
     kernels = gaps.shape[1]
-    numbers = torch.arange(kernels, 0, -1, dtype=gaps.dtype, device=gaps.device)
-    numbers = numbers.view(-1, *(1,) * (gaps.dim() - 2))
+    numbers = torch.arange(kernels, 0, -1, dtype=gaps.dtype).view(-1, *(1,) * (gaps.dim() - 2))
     largest = torch.add(numbers, gaps, alpha=torch.finfo(gaps.dtype).max).amax(1, keepdim=True)
-    return largest.sub_(kernels).neg_().nan_to_num_(0.0).clamp_(0, kernels - 1).long()
+    return torch.rsub(largest, kernels).long().clamp_(0, kernels - 1)
 
 
 def _raise(gaps: Tensor, inverse_temperature: float) -> Tensor:
@@ -103,3 +119,35 @@ def _raise(gaps: Tensor, inverse_temperature: float) -> Tensor:
     gaps.mul_(inverse_temperature / math.log(2.0)).clamp_(min=_LEAST_EXPONENT)
     gaps.exp2_()  # a quarter of the time of exp
     return gaps.sum(dim=1, keepdim=True).reciprocal_()
+
+
+# --- compiled: kernels along the last axis
+
+
+def _by_kernels_last(potentials: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `make` makes, in the layout of `potentials`.
+
+    Left to itself the compiler would transpose channels last into channels first on the way.
+    """
+    return make(potentials.movedim(1, -1)).movedim(-1, 1)
+
+
+def _wins(potentials: Tensor) -> Tensor:
+    kernels = potentials.shape[-1]
+    # float, which is compared many at a time
+    numbers = torch.arange(kernels, dtype=torch.float32, device=potentials.device)
+    largest = potentials.amax(-1, keepdim=True)
+    first = torch.where(potentials == largest, numbers, float(kernels)).amin(-1, keepdim=True)
+    return numbers == first
+
+
+def _shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
+    gaps = potentials - potentials.amax(-1, keepdim=True)
+    exponents = gaps * (inverse_temperature / math.log(2.0))
+    powers = torch.exp2(exponents.clamp(min=_LEAST_EXPONENT))
+    return powers * powers.sum(-1, keepdim=True).reciprocal()
+
+
+def _signed(potentials: Tensor, inverse_temperature: float) -> Tensor:
+    shares = _shares(potentials, inverse_temperature)
+    return torch.where(_wins(potentials), shares, -shares)
