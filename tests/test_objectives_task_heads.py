@@ -68,7 +68,8 @@ def test_it_equals_a_linear_head_for_every_task_over_the_classes_that_it_saw() -
         alone = batch_of([0, 1, 1, 0], step)
         report, wanted = trainer.step(mine), trainers[task].step(alone)
         torch.testing.assert_close(report.losses, wanted.losses)
-        assert report.scores["accuracy_given_head"] == wanted.scores["accuracy"]
+        if step > 2:  # before, the head had never been trained: it answers among all classes
+            assert report.scores["accuracy_given_head"] == wanted.scores["accuracy"]
     for task, (classes, alone_trainer) in enumerate(zip(TASKS, trainers, strict=True)):
         torch.testing.assert_close(weight[task, classes], alone_trainer.module.weight)
 
@@ -102,9 +103,9 @@ def test_heads_are_chosen_by_the_page(choice: Any, choose_for: Any) -> None:
     asked = asked.with_fields({**asked.fields, "x": asked.fields["x"] + torch.tensor([0, 4.0, 0])})
     wanted = expected_choice(choice, trainer, batches, asked.fields["x"])
     outputs = objective.predict(network, asked)
-    torch.testing.assert_close(outputs[:, -3:].detach(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs[:, -6:-3].detach(), wanted, rtol=1e-4, atol=1e-4)
     by_row, by_set = wanted.argmax(1), wanted.mean(0).argmax().expand(5)
-    logits = outputs[:, FEATURES:-3].view(5, 3, CLASSES)
+    logits = outputs[:, FEATURES:-6].view(5, 3, CLASSES)
     scores = objective.scores(outputs, asked)
     for name, heads in (("accuracy_by_row", by_row), ("accuracy_by_set", by_set)):
         hits = 0
@@ -134,11 +135,12 @@ def test_energies_are_calibrated_by_the_rows_of_their_head() -> None:
         trainer.step(batch)
     asked = batch_of([1], 50)
     outputs = objective.predict(network, asked)
-    logits = outputs[:, FEATURES:-3].view(3, CLASSES)
+    logits = outputs[:, FEATURES:-6].view(3, CLASSES)
     for head in range(3):
         energy = logits[head, TASKS[head]].logsumexp(0).item()
         deviation = math.sqrt(squares[head] - means[head] ** 2) + 1e-6
         wanted = (energy - means[head]) / deviation
+        assert outputs[0, head - 6].item() == outputs[0, head - 3].item()
         assert outputs[0, head - 3].item() == pytest.approx(wanted, rel=1e-3, abs=1e-4)
 
 
@@ -147,20 +149,64 @@ def test_a_class_that_two_heads_know_is_right_by_either() -> None:
     learn(trainer)
     logits = torch.full((1, 3, CLASSES), -5.0)
     logits[0, 2, 5] = 9.0  # the head of the third task says class 5
-    outputs = torch.cat((torch.zeros(1, FEATURES), logits.flatten(1), torch.eye(3)[2:]), dim=1)
+    third = torch.eye(3)[2:]
+    outputs = torch.cat((torch.zeros(1, FEATURES), logits.flatten(1), third, third), dim=1)
     scores = objective.scores(outputs, batch_of([5], task=1))
     assert scores["accuracy"] == 1.0
     assert scores["head_found"] == 0.0
 
 
-@pytest.mark.parametrize("choice", ["maximum_logit", "energy", "nearest_mean"])
+def test_the_head_of_a_set_is_that_whose_mean_is_nearest_to_the_mean_of_the_set() -> None:
+    """Also where half of the rows, each for itself, are nearer to a class of another head."""
+    objective, network, trainer = heads_of(choice="set_mean", choose_for="set", decay=1.0)
+    rows: list[list[Tensor]] = [[], [], []]
+    for step, (task, labels, x) in enumerate(
+        [
+            (0, [1, 1, 2], [[-4.0, 0, 0], [-4.0, 0, 0], [5.0, 0, 0]]),
+            (1, [4, 5, 5], [[0.0, 3.0, 0], [0.0, 4.0, 0], [0.0, 5.0, 0]]),
+            (0, [2, 1, 1], [[6.0, 0, 0], [-5.0, 0, 0], [-4.0, 1, 0]]),
+        ]
+    ):
+        batch = batch_of(labels, step, task=task)
+        trainer.step(batch.with_fields({**batch.fields, "x": torch.tensor(x)}))
+        rows[task] += torch.tensor(x)
+    asked = batch_of([1, 1, 1, 2], 50, task=0)
+    x = torch.tensor([[-1.0, 3.0, 0], [-1.0, 3.0, 0], [-1.0, -3.0, 0], [1.0, -3.0, 0]])
+    asked = asked.with_fields({**asked.fields, "x": x})
+    outputs = objective.predict(network, asked)
+    means = torch.stack([torch.stack(own).mean(dim=0) for own in rows[:2]])
+    distances = (x.mean(dim=0) - means).square().sum(dim=1)
+    found = x.mean(dim=0).square().sum() - outputs[:, -3:-1].detach().mean(dim=0)
+    torch.testing.assert_close(found, distances)
+    assert distances.argmin() == 0
+    assert torch.isneginf(outputs[:, -1]).all()
+    scores = objective.scores(outputs, asked)
+    by_row = torch.cdist(x, torch.tensor([[-4.25, 0.25, 0], [5.5, 0, 0], [0, 3, 0], [0, 4.5, 0]]))
+    assert scores["head_found"].item() == (by_row.argmin(dim=1) < 2).float().mean().item() == 0.5
+    assert scores["accuracy"] == scores["accuracy_by_set"] == scores["accuracy_given_head"]
+
+
+def test_before_a_task_was_learned_its_head_answers_among_all_classes() -> None:
+    objective, network, trainer = heads_of(choice="given")
+    for step in range(4):
+        trainer.step(batch_of([1, 2], step, task=0))
+    asked = batch_of([5, 0] * 50, 9, task=2)
+    outputs = objective.predict(network, asked)
+    answers = outputs[:, FEATURES:-6].view(100, 3, CLASSES)[:, 2].argmax(dim=1)
+    hits = (answers == asked.fields["y"]).float().mean()
+    assert objective.scores(outputs, asked)["accuracy"] == hits
+    assert len(answers.unique()) > 2
+
+
+@pytest.mark.parametrize("choice", ["maximum_logit", "energy", "nearest_mean", "set_mean"])
 def test_a_head_that_was_never_trained_is_not_chosen(choice: Any) -> None:
     objective, network, trainer = heads_of(choice=choice)
     for step in range(4):
         trainer.step(batch_of([1, 2], step, task=0))
     outputs = objective.predict(network, batch_of([4, 5], 9, task=1))
-    assert torch.isneginf(outputs[:, -2:]).all()
-    assert torch.isfinite(outputs[:, -3]).all()
+    for known, unknown in ((-6, slice(-5, -3)), (-3, slice(-2, None))):
+        assert torch.isneginf(outputs[:, unknown]).all()
+        assert torch.isfinite(outputs[:, known]).all()
 
 
 def test_scores_are_those_before_the_update_whenever_they_are_read() -> None:

@@ -12,15 +12,17 @@ that are evaluated together choose one head: those of a probe set, which are of 
 batch. The classes that a head has seen, the means of features and the calibration of energies are
 state, which moves in `observe`: of several updates on a batch fresh rows count in the last alone,
 replayed ones, drawn anew for each, in all. Heads are scored when they answer, by what was known
-then: a head that was never trained is not chosen.
+then: a head that was never trained is not chosen, and where it is given it answers among all
+classes, so accuracy before a task was learned is that of chance among all.
 
 Deviations: with `choice: given` this is `multi_head` on features, but for the masking of classes
 that a head has not seen. Tasks beyond the last head share the last one, see there.
 
 Strategies: works with all that know labels only through `losses` and `labels`. Outputs are
-features, the logits of all heads and, without gradient, a score of each head: strategies that read
-outputs as logits of classes are not defined (ER-ACE). `distances` compares logits alone. Rows are
-independent but for the batch in which a class appears; the loss is a log likelihood.
+features, the logits of all heads and, without gradient, two scores of each head, for rows and for
+sets: strategies that read outputs as logits of classes are not defined (ER-ACE). `distances`
+compares logits alone. Rows are independent but for the batch in which a class appears; the loss is
+a log likelihood.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from insitu.objectives.head_choice import (
     EnergyCalibration,
     chosen_by_row,
     chosen_by_set,
+    nearness_to_heads,
 )
 from insitu.objectives.labelled import Classes, Features, Heads, Input, Labelled, Target
 from insitu.objectives.nearest_class_mean import Decay
@@ -74,7 +77,7 @@ class TaskHeads(Labelled):
         >>> batch = Batch.of({"x": torch.zeros(1, 2), "y": torch.tensor([7])}, task=1)
         >>> outputs = objective.predict(network, batch)
         >>> outputs.shape, objective.losses(outputs, batch).abs().item()
-        (torch.Size([1, 26]), 0.0)
+        (torch.Size([1, 28]), 0.0)
     """
 
     is_likelihood = True
@@ -119,7 +122,7 @@ class TaskHeads(Labelled):
 
     @property
     def predicted_shape(self) -> tuple[int, ...]:
-        return (self.features + self.heads * self.classes + self.heads,)
+        return (self.features + self.heads * (self.classes + 2),)
 
     @property
     def tasks_are_given(self) -> bool:
@@ -131,8 +134,9 @@ class TaskHeads(Labelled):
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         outputs = super().predict(model, batch)
         with torch.no_grad():
-            scores = self._head_scores(outputs.float())
-        return torch.cat((outputs, scores.to(outputs)), dim=1)
+            for_rows = self._head_scores(outputs.float())
+            for_sets = self._set_scores(outputs.float(), for_rows)
+        return torch.cat((outputs, for_rows.to(outputs), for_sets.to(outputs)), dim=1)
 
     def head_of(self, batch: Batch) -> Tensor:
         """(rows,) int64: the head of every row's task, on the device of the batch."""
@@ -172,9 +176,12 @@ class TaskHeads(Labelled):
     @torch.no_grad()
     def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         labels, given = self.labels(batch), self.head_of(batch)
-        logits = self._logits(self.checked(outputs), self._seen_with(batch))
-        scores = outputs[:, -self.heads :].float()
-        by_row, by_set = chosen_by_row(scores), chosen_by_set(scores)
+        outputs = self.checked(outputs)
+        for_rows, for_sets = outputs[:, -2 * self.heads :].split(self.heads, dim=1)
+        # by what was known when it answered: the batch would tell a new head its classes
+        never_trained = torch.isneginf(for_rows).all(dim=0).unsqueeze(1)
+        logits = self._logits(outputs, self._seen_with(batch) | never_trained)
+        by_row, by_set = chosen_by_row(for_rows), chosen_by_set(for_sets)
         if self.choice == "given":
             by_row = by_set = given
 
@@ -197,11 +204,20 @@ class TaskHeads(Labelled):
             return logits.amax(dim=2)
         if self.choice == "energy":
             return self._energies.calibrated(logits.logsumexp(dim=2))
-        if self.choice == "nearest_mean":
+        if self.choice in ("nearest_mean", "set_mean"):
             nearness = self._means.logits(outputs[:, : self.features], 1.0)
             nearness = nearness.masked_fill(~self._means.seen, -math.inf)
             return nearness.view(len(outputs), self.heads, self.classes).amax(dim=2)
-        return outputs.new_zeros(len(outputs), self.heads)
+        zeros = outputs.new_zeros(len(outputs), self.heads)
+        return zeros.masked_fill(~self._seen.any(dim=1), -math.inf)
+
+    def _set_scores(self, outputs: Tensor, for_rows: Tensor) -> Tensor:
+        """(rows, heads) whose mean over a set tells how well each head would answer it."""
+        if self.choice != "set_mean":
+            return for_rows
+        means = self._means.means.view(self.heads, self.classes, self.features)
+        rows = self._means.rows.view(self.heads, self.classes)
+        return nearness_to_heads(outputs[:, : self.features], means, rows)
 
     def observe(self, outputs: Tensor, batch: Batch, *, last: bool = True) -> None:
         self._seen = self._seen_with(batch)

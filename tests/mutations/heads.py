@@ -25,6 +25,10 @@ def _raw(self: Any, energies: Tensor) -> Tensor:
     return energies
 
 
+def _scores_of_rows(self: Any, outputs: Tensor, for_rows: Tensor) -> Tensor:
+    return for_rows
+
+
 MUTATIONS = {
     "task_heads: all tasks share a head": Mutation(f"{_HEADS}.head_of", _first_head, _TESTS),
     "task_heads: heads answer with classes they never saw": Mutation(
@@ -33,5 +37,8 @@ MUTATIONS = {
     "task_heads: nothing is observed": Mutation(f"{_HEADS}.observe", constantly(None), _TESTS),
     "task_heads: energies are not calibrated": Mutation(
         "insitu.objectives.head_choice:EnergyCalibration.calibrated", _raw, _TESTS
+    ),
+    "task_heads: a set is judged row by row": Mutation(
+        f"{_HEADS}._set_scores", _scores_of_rows, _TESTS
     ),
 }

@@ -34,6 +34,7 @@ from insitu_service.bench.forgetting_run import run_here
 from insitu_service.bench.forgetting_setup import Measured, Setup
 from insitu_service.bench.forgetting_table import score_table, table
 from insitu_service.bench.forgetting_variants import Variant, read_variants
+from insitu_service.heap import keep_freed_memory
 
 Runner = Callable[[Setup, Variant, TaskStream, int], RunResult]
 
@@ -230,6 +231,7 @@ def main(argv: list[str]) -> int:
         print("\n".join(stream_names()))
         return 0
     console, began = Console(), time.monotonic()
+    keep_freed_memory()
     runner: Runner = run_here
     if arguments.through_service:
         from insitu_service.bench.forgetting_service import run_through_service as runner
