@@ -130,8 +130,16 @@ def test_an_empty_log_goes_on_where_the_checkpoint_ends(disk: FileSystemDisk) ->
     log, found, _ = opened(disk, 12, after_chain=99)
     assert [each.number for each in found] == [13]
     log.close()
-    with pytest.raises(LogMismatch, match="begins at record 13"):
-        opened(disk, 11)
+    log, *_ = opened(disk, 12, after_chain=99)
+    log.sync()
+    for value in range(40):
+        batch(log, value)
+    assert log.release(60, 0) == 1
+    log.close()
+    with pytest.raises(
+        LogMismatch, match=r"begins at record \d+, wanted is what follows record 12"
+    ):
+        opened(disk, 12, after_chain=99)
 
 
 def test_a_record_larger_than_a_segment_gets_its_own(disk: FileSystemDisk) -> None:

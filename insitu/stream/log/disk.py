@@ -61,8 +61,13 @@ class Disk(Protocol):
             FileExistsError: there is one of this name.
         """
 
-    def open(self, name: str) -> File:
-        """A file that is there."""
+    def open(self, name: str, *, uncached: bool = False) -> File:
+        """A file that is there.
+
+        Args:
+            uncached: forget what memory still holds of it but the device need not: a sync that
+                failed leaves such pages behind.
+        """
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name, at once; a file that had that name is forgotten."""
@@ -160,16 +165,20 @@ class FileSystemDisk:
         path = self.directory / name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, size_bytes)
+            if size_bytes:
+                os.posix_fallocate(descriptor, 0, size_bytes)
         except BaseException:
             os.close(descriptor)
             path.unlink()
             raise
         return FileSystemFile(descriptor)
 
-    def open(self, name: str) -> File:
+    def open(self, name: str, *, uncached: bool = False) -> File:
         mode = os.O_RDWR if self._writable else os.O_RDONLY
-        return FileSystemFile(os.open(self.directory / name, mode | os.O_NOFOLLOW))
+        descriptor = os.open(self.directory / name, mode | os.O_NOFOLLOW)
+        if uncached:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return FileSystemFile(descriptor)
 
     def rename(self, old: str, new: str) -> None:
         (self.directory / old).rename(self.directory / new)

@@ -19,6 +19,7 @@ from insitu.stream.log.errors import LogDamaged, LogMismatch
 from insitu.stream.log.record import Record
 from insitu.stream.log.segment import (
     PREPARED_NAME,
+    UNSYNCED_NAME,
     Segment,
     SegmentHeader,
     check_header,
@@ -64,7 +65,8 @@ class Scan:
 
     Attributes:
         segments: all that stay, oldest first.
-        files: those of them that may not be synced, by first record; the caller closes them.
+        file: the last of them, open; the caller closes it.
+        unsynced: names of the others that may not be safe.
         tail_bytes, seed: where the next record goes in the last of them, and that one's seed.
         synced: the newest record known to be durable.
     """
@@ -73,7 +75,8 @@ class Scan:
         self, disk: Disk, schema: Schema, after_record: int, after_chain: int | None
     ) -> None:
         self.segments: list[Segment] = []
-        self.files: dict[int, File] = {}
+        self.file: File | None = None
+        self.unsynced: list[str] = []
         self.tail_bytes = self.seed = 0
         self.synced = 0
         self._disk = disk
@@ -82,15 +85,18 @@ class Scan:
         self._after_chain = after_chain
         self._reader: SegmentReader | None = None
         self._records = 0
+        self._uncached = False
         self._reason = ""
 
     def run(self, on_record: Callable[[Record], None], *, cut_damage: bool) -> Recovery:
         """Scan, cut, and tell; see `insitu.stream.log.stream_log.StreamLog.recover`."""
         names = self._disk.names()
         firsts = sorted(first for first in map(first_record_of, names) if first is not None)
+        self._uncached = UNSYNCED_NAME in names
         good = self._start(firsts)
         if good:  # it may be complete and still not be safe
-            self.files[firsts[good - 1]] = self._disk.open(segment_name(firsts[good - 1]))
+            self.unsynced.append(segment_name(firsts[good - 1]))
+            self._open(firsts[good - 1]).close()
         for first in firsts[good:]:
             self._reason = self._enter(first) or ""
             if self._reason:
@@ -99,11 +105,15 @@ class Scan:
             self._read(on_record)
         later = firsts[good:]
         appended, chain = self._end(later)
-        if not cut_damage:
+        torn_bytes = self._torn_bytes(later)
+        if torn_bytes and not cut_damage:
             self._check_not_damaged(appended, later)
         self.segments = [self._described(first) for first in firsts[:good]]
-        torn_bytes = self._cut() + self._remove(later, PREPARED_NAME in names)
-        known = {*map(segment_name, firsts), PREPARED_NAME, LOCK_NAME}
+        aside = {PREPARED_NAME, UNSYNCED_NAME}
+        if torn_bytes:
+            self._cut()
+        self._remove(later, sorted(aside & set(names)))
+        known = {*map(segment_name, firsts), *aside, LOCK_NAME}
         return Recovery(
             first=firsts[0] if good else appended + 1,
             appended=appended,
@@ -116,42 +126,40 @@ class Scan:
         )
 
     def close(self) -> None:
-        """Let go of all files."""
-        for file in self.files.values():
-            file.close()
-        self.files.clear()
+        """Let go of the file."""
+        if self.file is not None:
+            self.file.close()
+        self.file = None
 
     # ---- scanning -------------------------------------------------------------------------
 
     def _start(self, firsts: list[int]) -> int:
         """Index of the segment to begin with."""
         holding = [index for index, first in enumerate(firsts) if first <= self._after_record]
-        if holding:
-            return holding[-1]
-        if firsts and firsts[0] > self._after_record + 1:
-            raise LogMismatch(
-                f"the log begins at record {firsts[0]:,}, wanted is what follows "
-                f"record {self._after_record:,}",
-                consequence="records that were never trained are no longer there",
-                remedy="resume from a newer checkpoint, or keep more of the log",
-            )
-        return 0
+        return holding[-1] if holding else 0
 
     def _enter(self, first: int) -> str:
         """Go on with this segment, or say why it does not continue the log."""
         before = self._reader
-        if before is not None and first != before.number + 1:
-            return before.flaw or f"record {before.number + 1:,} is not there"
-        file = self._disk.open(segment_name(first))
+        wanted = self._after_record + 1 if before is None else before.number + 1
+        if first > wanted:
+            return (before.flaw if before is not None else "") or f"record {wanted:,} is not there"
+        file = self._open(first)
         header = read_segment_header(file)
         flaw = header if isinstance(header, str) else self._misfit(header, first)
         if isinstance(header, str) or flaw:
             file.close()
             return (before.flaw if before is not None else "") or f"{segment_name(first)}: {flaw}"
-        self.files[first] = file
+        if before is not None:
+            self.unsynced.append(segment_name(before.first_record))
+        self.close()
+        self.file = file
         self.synced = max(self.synced, header.synced)
         self._reader = SegmentReader(file, header)
         return ""
+
+    def _open(self, first: int) -> File:
+        return self._disk.open(segment_name(first), uncached=self._uncached)
 
     def _misfit(self, header: SegmentHeader, first: int) -> str:
         check_header(header, self._schema, segment_name(first))
@@ -191,6 +199,7 @@ class Scan:
         after, reader = self._after_record, self._reader
         self._reason = self._reason or (reader.flaw if reader is not None else "")
         if reader is None and not (later and later[0] <= after):
+            self._check_not_released(later)
             if self._after_chain is None and after > 0:
                 raise LogMismatch(
                     f"the log is empty, wanted is what follows record {after:,}",
@@ -208,6 +217,17 @@ class Scan:
             )
         self.tail_bytes, self.seed = reader.offset_bytes, reader.seed
         return reader.number, reader.chain
+
+    def _check_not_released(self, later: list[int]) -> None:
+        """The names of the first segments may be lost with the power, but only before a sync."""
+        missing = later and later[0] > self._after_record + 1
+        if missing and max(self._promised_by(later), default=0) > self._after_record:
+            raise LogMismatch(
+                f"the log begins at record {later[0]:,}, wanted is what follows "
+                f"record {self._after_record:,}",
+                consequence="records that were never trained are no longer there",
+                remedy="resume from a newer checkpoint, or keep more of the log",
+            )
 
     def _check_chain(self, chain: int) -> None:
         if self._after_chain not in (None, chain):
@@ -255,26 +275,24 @@ class Scan:
         with opened(self._disk, segment_name(first)) as file:
             return read_segment_header(file)
 
-    def _cut(self) -> int:
-        """Clear what is behind the last good record; the bytes that were not zero."""
-        if self._reader is None:
-            return 0
-        file = self.files[max(self.files)]
-        torn_bytes = used_bytes(file, self.tail_bytes)
-        if torn_bytes:
-            cut(file, self.tail_bytes)
-            file.sync()
-        return torn_bytes
-
-    def _remove(self, later: list[int], prepared: bool) -> int:
-        """Remove segments behind the end, the newest first; the bytes that were not zero."""
-        torn_bytes = 0
-        for first in reversed(later):
+    def _torn_bytes(self, later: list[int]) -> int:
+        """What lies behind the last good record, up to the last byte that is not zero."""
+        total = 0
+        if self.file is not None:
+            total = used_bytes(self.file, self.tail_bytes)
+        for first in later:
             with opened(self._disk, segment_name(first)) as file:
-                torn_bytes += used_bytes(file, 0)
-            self._disk.remove(segment_name(first))
-        if prepared:
-            self._disk.remove(PREPARED_NAME)
-        if later or prepared:
+                total += used_bytes(file, 0)
+        return total
+
+    def _cut(self) -> None:
+        if self.file is not None:
+            cut(self.file, self.tail_bytes)
+            self.file.sync()
+
+    def _remove(self, later: list[int], aside: list[str]) -> None:
+        """Remove segments behind the end, the newest first, and what else is not needed."""
+        for name in (*map(segment_name, reversed(later)), *aside):
+            self._disk.remove(name)
+        if later or aside:
             self._disk.sync_names()
-        return torn_bytes

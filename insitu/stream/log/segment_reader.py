@@ -27,6 +27,7 @@ class SegmentReader:
         header: of the segment; the chain and the numbers of its records are checked against it.
 
     Attributes:
+        first_record: of the segment.
         offset_bytes: where the next record begins.
         number: of the last record that was read, or passed over.
         chain: after it.
@@ -36,6 +37,7 @@ class SegmentReader:
 
     def __init__(self, file: File, header: SegmentHeader) -> None:
         self.offset_bytes = header.size_bytes
+        self.first_record = header.first_record
         self.number = header.first_record - 1
         self.chain = header.chain_before
         self.flaw = ""

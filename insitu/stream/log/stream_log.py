@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ from insitu.stream.log.record import Kind, Record, encode, linked, payload_bytes
 from insitu.stream.log.recovery import Recovery, Scan
 from insitu.stream.log.segment import (
     PREPARED_NAME,
+    UNSYNCED_NAME,
     Segment,
     SegmentHeader,
     segment_name,
 )
-from insitu.stream.log.tail import cut
+from insitu.stream.log.tail import cut, opened
 from insitu.stream.stamp import Stamp
 
 _NS = 1_000_000_000
@@ -94,6 +96,7 @@ class StreamLog:
         self._is_soiled = False  # a failed write may have left something there
         self._prepared: tuple[File, int] | None = None
         self._sealed: list[File] = []  # earlier ones that are not synced yet
+        self._found: list[str] = []  # the same, of an earlier life: by name, they may be many
         self._names_changed = False
         self._broken = ""
         self._recovered = False
@@ -178,9 +181,7 @@ class StreamLog:
         self._synced = min(scan.synced, recovery.appended)
         self._segments = scan.segments
         self._tail_bytes, self._seed = scan.tail_bytes, scan.seed
-        files = [scan.files[first] for first in sorted(scan.files)]
-        if files:
-            self._file, self._sealed = files[-1], files[:-1]
+        self._file, self._found = scan.file, scan.unsynced
         self._names_changed = self._recovered = True
         return recovery
 
@@ -289,12 +290,14 @@ class StreamLog:
                 second try would not tell: the log is `broken`, and only a restart finds out.
         """
         with self._sync_lock:
+            self._check_usable()
             with self._lock:
                 target = self._appended
                 sealed, active = list(self._sealed), self._file
                 names, self._names_changed = self._names_changed, False
             if target > self._synced or names:
                 self._sync([*sealed, active] if active is not None else sealed, names=names)
+                self._found.clear()
             with self._lock:
                 self._synced = max(self._synced, target)
             self._drop_sealed(sealed)
@@ -363,9 +366,9 @@ class StreamLog:
 
     def _prepare(self, size_bytes: int) -> tuple[File, int]:
         if self._prepared is not None and self._prepared[1] < size_bytes:
+            self._disk.remove(PREPARED_NAME)
             self._prepared[0].close()
             self._prepared = None
-            self._disk.remove(PREPARED_NAME)
         if self._prepared is None:
             self._prepared = self._disk.create(PREPARED_NAME, size_bytes), size_bytes
         return self._prepared
@@ -373,20 +376,28 @@ class StreamLog:
     def _sync_sealed(self) -> None:
         if self._sealed:  # looked at without the lock: only this thread makes it longer
             with self._sync_lock:
+                self._check_usable()
                 sealed = list(self._sealed)
                 self._sync(sealed, names=False)
                 self._drop_sealed(sealed)
 
     def _sync(self, files: Sequence[File], *, names: bool) -> None:
-        self._check_usable()
         try:
             for file in files:
                 file.sync()
             if names:
+                self._sync_found()
                 self._disk.sync_names()
         except OSError as error:
             self._broken = f"it could not be synced ({error.strerror or error})"
+            with suppress(OSError):  # for the next start, which may still find it in the cache
+                self._disk.create(UNSYNCED_NAME, 0).close()
             raise self._unusable() from error
+
+    def _sync_found(self) -> None:
+        for name in self._found:
+            with suppress(FileNotFoundError), opened(self._disk, name) as file:
+                file.sync()
 
     def _drop_sealed(self, files: Sequence[File]) -> None:
         with self._lock:

@@ -23,10 +23,9 @@ def opened(disk: Disk, name: str) -> Iterator[File]:
 
 def used_bytes(file: File, offset_bytes: int) -> int:
     """How far behind an offset the last byte lies that is not zero; 0 when there is none."""
-    used, chunk = 0, memoryview(bytearray(_CHUNK_BYTES))
-    position = offset_bytes
-    while count := file.read_into(position, chunk):
-        data = bytes(chunk[:count])
+    used, position, chunk = 0, offset_bytes, bytearray(_CHUNK_BYTES)
+    while count := file.read_into(position, memoryview(chunk)):
+        data = chunk if count == _CHUNK_BYTES else chunk[:count]
         if data != _ZEROS[:count]:
             used = position - offset_bytes + len(data.rstrip(b"\0"))
         position += count
