@@ -24,11 +24,14 @@ class PushQueue:
     Args:
         schema: of the rows.
         window_bytes: memory for rows; allocated as needed, then kept.
+        pool: that memory, where it is not to be this process's own.
     """
 
-    def __init__(self, schema: Schema, window_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self, schema: Schema, window_bytes: int = 64 << 20, *, pool: SlabPool | None = None
+    ) -> None:
         self.schema = schema
-        self.pool = SlabPool(schema, window_bytes, MAX_BATCH_ROWS)
+        self.pool = pool or SlabPool.sized(schema, window_bytes, MAX_BATCH_ROWS)
         self.books = Books()
         self.next_row = 0
         self._tail: Slab | None = None

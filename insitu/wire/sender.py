@@ -25,6 +25,7 @@ from insitu.wire.batches import Batch, Outgoing
 from insitu.wire.marks import RowMarks
 from insitu.wire.messages import Ack, AckLevel, Nack, NackCode, Welcome
 from insitu.wire.push_queue import PushQueue
+from insitu.wire.slabs import SlabPool
 
 
 class SendWindow(PushQueue):
@@ -33,10 +34,13 @@ class SendWindow(PushQueue):
     Args:
         schema: of the rows.
         window_bytes: memory for rows; allocated as needed, then kept.
+        pool: that memory, where it is not to be this process's own.
     """
 
-    def __init__(self, schema: Schema, window_bytes: int = 64 << 20) -> None:
-        super().__init__(schema, window_bytes)
+    def __init__(
+        self, schema: Schema, window_bytes: int = 64 << 20, *, pool: SlabPool | None = None
+    ) -> None:
+        super().__init__(schema, window_bytes, pool=pool)
         self.accepted = 0
         self.durable = 0
         self.trained = 0
@@ -102,8 +106,15 @@ class SendWindow(PushQueue):
         wanted = min(batch.rows, max(1, session.max_batch_bytes // batch.slab.row_bytes))
         rows = min(wanted, self.credit_rows())
         # Not a sliver while an ack with more credit is on its way (silly window syndrome).
-        if rows == 0 or (rows < wanted and self._in_flight):
+        awaited = bool(self._in_flight) and self._in_flight[-1].seq > self.accepted
+        if rows == 0 or (rows < wanted and awaited):
             return False
+        self._take(rows)
+        return True
+
+    def _take(self, rows: int) -> None:
+        """The first `rows` rows that were never sent become the next batch."""
+        batch = self._unsent[0]
         if rows < batch.rows:
             batch = batch.split(rows)
         else:
@@ -112,7 +123,6 @@ class SendWindow(PushQueue):
         self._position_bytes += batch.payload_bytes
         batch.position_bytes = self._position_bytes
         self._in_flight.append(batch)
-        return True
 
     def credit_rows(self) -> int:
         """Rows for which there is credit beyond all that was sent."""
@@ -253,10 +263,14 @@ class SendWindow(PushQueue):
         if index == len(self._in_flight) or self._in_flight[index].seq != nack.seq:
             return
         if not nack.resend:
-            self._in_flight[index].refused = nack.code
+            self._quarantine(index, nack.code)
             return
         self._go_back(index)
         self.holding = nack.code == NackCode.FULL
+
+    def _quarantine(self, index: int, code: str) -> None:
+        """The service has settled this batch in flight without taking it."""
+        self._in_flight[index].refused = code
 
     def _index_of(self, seq: int) -> int:
         """Place in flight of the first batch with this number or a later one."""

@@ -7,7 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ from insitu_producers.connection import BYE_SECONDS, Connection, logger
 from insitu_producers.credentials import Credentials
 from insitu_producers.host import boot_id, host_id
 from insitu_producers.stats import ProducerStats, read_stats
+from insitu_producers.window_keeper import WindowKeeper
 
 #: how far a row has got at the service, and `flush` waits
 LEVELS = ("accepted", "durable", "trained")
@@ -102,6 +104,10 @@ class Producer:
         secret_key_file: file with our secret key, for such a service; else of the environment,
             see `insitu_producers.credentials`.
         epoch: number of this run of the producer, rising from run to run; by default the clock.
+        window_directory: where the window lives in files, on a disk or in /dev/shm, so that it
+            survives this process: a producer of the same stream, id and directory sends again
+            what was pushed and not taken, each row once. It is preallocated. Not for shared file
+            systems without locks; a loss of power is not survived. See docs/producers.md.
 
     Example:
         >>> import numpy as np
@@ -128,11 +134,11 @@ class Producer:
         server_key: str = "",
         secret_key_file: str | os.PathLike[str] | None = None,
         epoch: int | None = None,
+        window_directory: str | os.PathLike[str] | None = None,
     ) -> None:
         for what, text in (("stream", stream), ("producer_id", producer_id)):
             if not text or not TASK.accepts(text):
                 raise ProducerError(f"{what} is {text!r}", allowed="text of 1 to 128 characters")
-        epoch = time.time_ns() if epoch is None else epoch
         self._credentials = Credentials.of(
             os.environ,
             token=token,
@@ -140,7 +146,7 @@ class Producer:
             secret_key_file=None if secret_key_file is None else os.fspath(secret_key_file),
         )
         shown = self._credentials.token
-        self._identity = Identity(producer_id, epoch, stream, host_id(), boot_id(), shown)
+        self._identity = Identity(producer_id, 0, stream, host_id(), boot_id(), shown)
         self._endpoint = endpoint
         self._policy = policy_named(when_full)
         self._block_timeout_seconds = block_timeout_seconds
@@ -154,8 +160,15 @@ class Producer:
         self._told_dropping = False
         self._closed = False
         self._line: Line | None = None
-        if schema is not None:
-            self._start(as_schema(schema))
+        directory = None if window_directory is None else Path(window_directory)
+        self._keeper = WindowKeeper(directory, stream, producer_id, window_bytes, epoch)
+        try:
+            given = self._keeper.found_schema if schema is None else as_schema(schema)
+            if given is not None:
+                self._start(given)
+        except BaseException:
+            self._keeper.close(remove=False)
+            raise
 
     # -- pushing -----------------------------------------------------------------------------
 
@@ -269,14 +282,18 @@ class Producer:
                 window.abandon(spans)
             raise
         with self._changed:
-            window.commit(
-                spans,
-                label,
-                produced_at_ns=produced_at_ns,
-                cursor=cursor,
-                sample_ids=ids,
-                digests=digests,
-            )
+            try:
+                window.commit(
+                    spans,
+                    label,
+                    produced_at_ns=produced_at_ns,
+                    cursor=cursor,
+                    sample_ids=ids,
+                    digests=digests,
+                )
+            except InsituError:  # such as a full disk under a window that is kept in files
+                window.abandon(spans)
+                raise
             wake, dialogue.wants_waking = dialogue.wants_waking, False
         if wake:
             connection.wake()
@@ -336,8 +353,8 @@ class Producer:
                 f"window_bytes is {self._window_bytes}, one sample has {schema.row_bytes}",
                 allowed=f"{2 * schema.row_bytes} or more",
             )
-        window = SendWindow(schema, self._window_bytes)
-        session = ProducerSession(window, self._identity)
+        window = self._keeper.window(schema)
+        session = ProducerSession(window, replace(self._identity, epoch=self._keeper.epoch))
         connection = Connection(self._endpoint, session, self._changed, self._credentials)
         self._line = Line(window, session, connection)
         return self._line
@@ -354,6 +371,8 @@ class Producer:
         line = self._line
         if line is None:
             return
+        if isinstance(line.connection.failure, InsituError):
+            raise line.connection.failure
         if line.connection.failure is not None:
             raise InternalError(f"the producer's I/O thread failed: {line.connection.failure!r}")
         if line.session.over:
@@ -453,8 +472,11 @@ class Producer:
         """The newest cursor that the service had of this producer id when we first connected.
 
         So a simulation that was started again knows where to go on: all rows up to this cursor
-        are at the service, none behind it. Known after `wait_connected`; None if there is none.
+        are at the service, or in a window that survived and are sent from there; none behind it
+        are. Known after `wait_connected`; None if there is none.
         """
+        if self._keeper.recovered_cursor is not None:
+            return self._keeper.recovered_cursor
         return self._line.session.last_cursor if self._line is not None else None
 
     def stats(self) -> ProducerStats:
@@ -462,10 +484,19 @@ class Producer:
         if self._line is None:
             return ProducerStats()
         with self._changed:
-            return read_stats(self._line.session, self._line.connection.garbage_messages)
+            return read_stats(
+                self._line.session,
+                garbage_messages=self._line.connection.garbage_messages,
+                recovered_rows=self._keeper.recovered_rows,
+                last_cursor=self.last_cursor,
+            )
 
     def close(self) -> None:
-        """Wait up to `linger_seconds` for acknowledgements, say BYE, and end. Never raises."""
+        """Wait up to `linger_seconds` for acknowledgements, say BYE, and end. Never raises.
+
+        What is not acknowledged then is dropped; in a `window_directory` it waits for the next
+        producer with this id, and as the stream goes on there is no BYE.
+        """
         if self._closed:
             return
         line = self._line
@@ -474,20 +505,42 @@ class Producer:
             with contextlib.suppress(InsituError):
                 self._wait_asking(line.is_clear, self._linger_seconds, "close")
             self._closed = True
-            with self._changed:  # before BYE, so that it can tell
-                while line.window.drop_oldest_unsent("closed"):
-                    pass
-            line.connection.close(min(BYE_SECONDS, max(0.1, deadline - time.monotonic())))
-            with self._changed:
-                line.window.drop_all("closed")
-                left = line.window.books.dropped_rows.get("closed", 0)
-            if left:
-                logger.warning(
-                    "closed with %d rows that the service did not acknowledge: %s",
-                    left,
-                    line.session.last_error or f"no answer from {self._endpoint}",
-                )
+            if self._keeper.survives and not line.is_clear():
+                self._leave(line)
+            else:
+                self._end(line, deadline)
+        elif line is None:
+            self._keeper.close(remove=True)
         self._closed = True
+
+    def _end(self, line: Line, deadline: float) -> None:
+        """The end of the stream; what was not acknowledged is dropped."""
+        with self._changed:  # before BYE, so that it can tell
+            while line.window.drop_oldest_unsent("closed"):
+                pass
+        line.connection.close(min(BYE_SECONDS, max(0.1, deadline - time.monotonic())))
+        with self._changed:
+            line.window.drop_all("closed")
+            left = line.window.books.dropped_rows.get("closed", 0)
+        if left:
+            logger.warning(
+                "closed with %d rows that the service did not acknowledge: %s",
+                left,
+                line.session.last_error or f"no answer from {self._endpoint}",
+            )
+        self._keeper.close(remove=True)
+
+    def _leave(self, line: Line) -> None:
+        """Go without a word; what was not acknowledged waits in its files."""
+        with self._changed:
+            line.session.close()
+        line.connection.close(0)
+        self._keeper.close(remove=False)
+        logger.warning(
+            "closed with %d rows that wait in the window's files: %s",
+            line.window.books.pending_rows,
+            line.session.last_error or f"no answer from {self._endpoint}",
+        )
 
     def __enter__(self) -> Self:
         return self

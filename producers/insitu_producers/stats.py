@@ -31,7 +31,9 @@ class ProducerStats:
         credit_rows: rows that may be sent beyond all that was.
         window_used_ratio: 0 to 1.
         garbage_messages: answers that were no messages of this protocol.
-        last_cursor: the newest cursor that the service had when the producer first connected.
+        recovered_rows: what a former process had left in the window's files.
+        last_cursor: the newest cursor that the service had when the producer first connected, or
+            that is in a window that was recovered.
         last_error: the newest complaint of the service, or of the connection; empty if none.
     """
 
@@ -60,6 +62,7 @@ class ProducerStats:
     credit_rows: int = 0
     window_used_ratio: float = 0.0
     garbage_messages: int = 0
+    recovered_rows: int = 0
     last_cursor: Cursor = None
     last_error: str = ""
 
@@ -68,7 +71,9 @@ class ProducerStats:
         return sum(self.dropped_rows.values())
 
 
-def read_stats(session: ProducerSession, garbage_messages: int) -> ProducerStats:
+def read_stats(
+    session: ProducerSession, *, garbage_messages: int, recovered_rows: int, last_cursor: Cursor
+) -> ProducerStats:
     """A consistent reading; the caller holds the lock of the session and its window."""
     window = session.window
     books = window.books
@@ -98,6 +103,7 @@ def read_stats(session: ProducerSession, garbage_messages: int) -> ProducerStats
         credit_rows=window.credit_rows(),
         window_used_ratio=window.pool.used_ratio,
         garbage_messages=garbage_messages,
-        last_cursor=session.last_cursor,
+        recovered_rows=recovered_rows,
+        last_cursor=last_cursor,
         last_error=session.last_error,
     )
