@@ -164,7 +164,7 @@ def step(
         u = [float((w * view).sum()) for w, view in zip(weight, views, strict=True)]
         potentials[row, place] = u
         for j, y in enumerate(TERMS[name](u, labels[row])):
-            pull = y if name == "instar" else y * u[j]
+            pull = {"instar": y, "supervised_soft": abs(y * u[j])}.get(name, y * u[j])
             direction[j] += y * views[j] - pull * weight[j]
     return potentials, direction / (np.abs(direction).max() + 1e-30)
 

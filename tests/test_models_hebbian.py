@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from hebbian import RULES
 from hebbian_network import (
     CLASSES,
     CONVOLUTION,
@@ -34,7 +35,7 @@ from insitu.layers.update import HebbianUpdate
 from insitu.models.build import build_model
 from insitu.models.hebbian import Hebbian
 from insitu.models.hebbian_heads import PerPlace, Scale
-from learning import assert_same, copied
+from learning import assert_same, copied, generator
 
 # --- what it is made of
 
@@ -352,6 +353,34 @@ def test_figures_of_the_layers() -> None:
     assert one.norms[1.0] == pytest.approx(float(norms.max()))
     expected = 0.02 * (float(second.norms.max()) - 1.0) ** 0.5
     assert other.learning_rates[1.0] == pytest.approx(expected, rel=1e-3)
+
+
+def largest_norm(name: str, **options: Any) -> float:
+    """After 300 updates on three clouds, one after the other; two of five kernels have no label."""
+    rule = {"name": name, "options": RULES[name]}
+    model = make((6,), blocks=[{"kernels": 5, "rule": rule, "eta": 0.1, **options}])
+    update = HebbianUpdate(model)
+    for number in range(300):
+        labels = torch.full((12,), number // 100)
+        noise = torch.randn(12, 6, generator=generator(number))
+        with update.recording(labels):
+            model(noise + 2.0 * torch.eye(6)[labels])
+        update.step()
+    return float(layers(model)[0].norms.max())
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_rule_diverges_from_its_first_weights(name: str) -> None:
+    assert largest_norm(name) < (2.0 if name != "instar" else 5.0)  # instar's are of patches
+
+
+@pytest.mark.parametrize("rates", ["constant", "adaptive"])
+def test_a_supervised_layer_diverges_from_no_radius(rates: str) -> None:
+    """It did with Oja's decay, which lengthens a kernel where label and response disagree."""
+    assert largest_norm("supervised_soft", radius=25.0, rates=rates) < 25.0 * 1.5
+    assert layers(make(blocks=[{"kernels": 400, "rule": {"name": "supervised_soft"}}]))[
+        0
+    ].norms.mean() == pytest.approx(1.0, rel=0.02)
 
 
 @pytest.mark.parametrize(

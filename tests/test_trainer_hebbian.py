@@ -237,13 +237,14 @@ def test_objectives_on_the_features_themselves(name: str) -> None:
 
 def test_a_supervised_last_layer_is_taught_by_the_labels() -> None:
     rule = {"name": "supervised_soft"}
-    taught = {"kernels": CLASSES, "rule": rule, "eta": 0.1, "radius": 1.0}
+    taught = {"kernels": CLASSES, "rule": rule, "eta": 0.1}
     options = {"blocks": [CONVOLUTION, taught], "width": 2.0, "head": "scale"}
     made = trainer(options=options, learning_rate=0.001)
     for number in range(80):
         made.step(batch(number, rows=10))
     assert [len(layer.norms) for layer in layers(made.module)] == [14, CLASSES]
     assert made.evaluate(batch(999, rows=200)).scores["accuracy"] > 0.9
+    assert 0.8 < layers(made.module)[1].norms.min() <= layers(made.module)[1].norms.max() < 1.5
 
 
 def test_fields_are_reconstructed_from_their_features() -> None:

@@ -52,7 +52,7 @@ class HebbianConvolution(HebbianLayer):
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         initial_weights: InitialWeights = "normal",
-        radius: float = 25.0,
+        radius: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         _check_channels(in_channels, out_channels, groups)

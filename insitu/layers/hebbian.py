@@ -46,7 +46,8 @@ class HebbianLayer(nn.Module, ABC):
         shape: of the weights, (kernels, *fan_in).
         rule: the post-synaptic term.
         learning_rates: how fast each kernel moves.
-        initial_weights, radius: see `insitu.layers.initial_weights`.
+        initial_weights, radius: see `insitu.layers.initial_weights`; the radius, unless given, is
+            the rule's.
         generator: draws the weights; without it torch's global generator.
     """
 
@@ -65,10 +66,11 @@ class HebbianLayer(nn.Module, ABC):
         learning_rates: LearningRates,
         *,
         initial_weights: InitialWeights = "normal",
-        radius: float = 25.0,
+        radius: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        radius = rule.radius if radius is None else radius
         if not radius > 0.0:
             raise OperatorError(f"the radius of first weights is {radius}", allowed="above 0")
         rule.check_kernels(shape[0])

@@ -42,7 +42,7 @@ class HebbianLinear(HebbianLayer):
         learning_rates: LearningRates,
         *,
         initial_weights: InitialWeights = "normal",
-        radius: float = 25.0,
+        radius: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if in_features < 1 or out_features < 1:

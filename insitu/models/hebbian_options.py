@@ -143,9 +143,14 @@ class BlockOptions(BaseModel):
         InitialWeights, Field(description="how the first weights are drawn")
     ] = "normal"
     radius: Annotated[
-        float,
-        Field(gt=0.0, description="norm of a kernel at first", json_schema_extra={"unit": "norm"}),
-    ] = 25.0
+        float | None,
+        Field(
+            gt=0.0,
+            description="norm of a kernel at first; null: what the rule needs, 1 for "
+            "`supervised_soft` and 25 for all others",
+            json_schema_extra={"unit": "norm"},
+        ),
+    ] = None
     plastic: Annotated[
         bool,
         Field(

@@ -55,6 +55,9 @@ MUTATIONS = {
         f"{_HEBBIAN}.after_update", _every_step_an_update, MODEL
     ),
     "hebbian: frozen blocks thaw": Mutation(f"{_HEBBIAN}.train", _thawing, MODEL),
+    "hebbian: labels lengthen kernels": Mutation(
+        "insitu.layers.rules.supervised_soft:SupervisedSoft.decay", "potential", MODEL
+    ),
     "hebbian: features not normalised": Mutation(
         "insitu.models.hebbian:functional.layer_norm", _as_they_are, MODEL
     ),

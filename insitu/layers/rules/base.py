@@ -26,11 +26,13 @@ class Rule(ABC):
         D_j = sum of y_j patch - decay_j w_j
 
     over all places and rows, where decay_j is the sum of y_j u_j (`decay = "potential"`, Oja's,
-    which keeps the norm near 1), or the sum of y_j (`decay = "activity"`, which draws the kernel
-    to the patch itself).
+    which keeps the norm near 1), of |y_j u_j| (`"magnitude"`, which also shortens a kernel where y
+    and u disagree), or of y_j (`"activity"`, which draws the kernel to the patch itself).
     """
 
-    decay: ClassVar[Literal["potential", "activity"]] = "potential"
+    decay: ClassVar[Literal["potential", "magnitude", "activity"]] = "potential"
+    #: norm of first weights, unless another is asked for
+    radius: ClassVar[float] = 25.0
     #: whether `activities` cannot do without labels
     needs_labels: ClassVar[bool] = False
 

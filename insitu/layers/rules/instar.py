@@ -28,7 +28,7 @@ class Instar(Rule):
         tensor([[0.5000, 0.5000]])
     """
 
-    decay: ClassVar[Literal["potential", "activity"]] = "activity"
+    decay: ClassVar[Literal["potential", "magnitude", "activity"]] = "activity"
 
     def __init__(self, *, inverse_temperature: InverseTemperature = 1.0) -> None:
         self.inverse_temperature = inverse_temperature

@@ -7,14 +7,20 @@ c the layer's own posterior is unlearned as well,
 
     y = onehot(label) - c softmax(t u)
 
-which for c = 1 is the delta rule: the gradient of the cross entropy, with Oja's decay.
+which for c = 1 is the delta rule: the gradient of the cross entropy, with a decay of |y u| w.
 
-Deviations: the contrast is ours. A row whose label is no kernel's (-1: none) teaches nothing.
+Deviations: the contrast, the decay and the first norm are ours. Oja's decay is y u w. Elsewhere a
+kernel learns where it answers most, so y u > 0 and it is shortened; here the label chooses, and
+where y u < 0 that decay would lengthen the kernel, by the square of its norm: from a norm of 25
+norms grew without end, to 2,800 within 420 updates on the digits at an adaptive rate of 0.1, and
+where classes came one after the other from a norm of 1, too, to 1,100. With |y u| they fall, from
+any, and settle between 0.3 and 1. First weights have a norm of 1 (`radius`), since there is nothing
+to come down from. A row whose label is no kernel's (-1: none) teaches nothing.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -35,6 +41,8 @@ class SupervisedSoft(Rule):
                 [ 0.0000,  0.0000]])
     """
 
+    decay: ClassVar[Literal["potential", "magnitude", "activity"]] = "magnitude"
+    radius: ClassVar[float] = 1.0
     needs_labels: ClassVar[bool] = True
 
     def __init__(
