@@ -230,13 +230,20 @@ def decode_body(header: Header, body: memoryview) -> Record | str:
     )
     if _digest([content, body]) != header.digest:
         return f"record {header.number} does not match its digest"
-    begin, stamp, keep = header.meta_end - HEADER_BYTES, None, None
-    if header.kind not in _WITHOUT_STAMP:
-        try:
-            stamp, keep = unpack_meta(body[: header.meta_bytes], header.rows)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            return f"record {header.number} has meta that cannot be read: {error}"
-    return Record(header, stamp, keep, body[begin : begin + header.payload_bytes])
+    begin = header.meta_end - HEADER_BYTES
+    payload = body[begin : begin + header.payload_bytes]
+    return decode_meta(header, body[: header.meta_bytes], payload)
+
+
+def decode_meta(header: Header, meta: memoryview, payload: memoryview) -> Record | str:
+    """The record of a header and its two parts, or in words what is wrong with its meta."""
+    if header.kind in _WITHOUT_STAMP:
+        return Record(header, None, None, payload)
+    try:
+        stamp, keep = unpack_meta(meta, header.rows)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        return f"record {header.number} has meta that cannot be read: {error}"
+    return Record(header, stamp, keep, payload)
 
 
 def _digest(parts: Sequence[Bytes]) -> int:

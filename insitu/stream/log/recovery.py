@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from insitu.schema import Schema
 from insitu.stream.log.disk import LOCK_NAME, Disk, File
 from insitu.stream.log.errors import LogDamaged, LogMismatch
+from insitu.stream.log.promises import promised_behind, promised_by
 from insitu.stream.log.record import Record
 from insitu.stream.log.segment import (
     PREPARED_NAME,
@@ -27,7 +28,7 @@ from insitu.stream.log.segment import (
     read_segment_header,
     segment_name,
 )
-from insitu.stream.log.segment_reader import SegmentReader, records_without_header
+from insitu.stream.log.segment_reader import SegmentReader
 from insitu.stream.log.tail import cut, opened, used_bytes
 
 
@@ -221,7 +222,7 @@ class Scan:
     def _check_not_released(self, later: list[int]) -> None:
         """The names of the first segments may be lost with the power, but only before a sync."""
         missing = later and later[0] > self._after_record + 1
-        if missing and max(self._promised_by(later), default=0) > self._after_record:
+        if missing and promised_by(self._disk, self._schema, later) > self._after_record:
             raise LogMismatch(
                 f"the log begins at record {later[0]:,}, wanted is what follows "
                 f"record {self._after_record:,}",
@@ -241,8 +242,8 @@ class Scan:
     # ---- damage or tear -------------------------------------------------------------------
 
     def _check_not_damaged(self, appended: int, later: list[int]) -> None:
-        behind = self._reader.headers_behind() if self._reader is not None else []
-        promised = max([self.synced, *(each.synced for each in behind), *self._promised_by(later)])
+        behind = 0 if self._reader is None else promised_behind(self._reader)
+        promised = max(self.synced, behind, promised_by(self._disk, self._schema, later))
         if promised > appended:
             raise LogDamaged(
                 f"record {appended + 1:,} of the log is damaged: {self._reason}; "
@@ -251,17 +252,6 @@ class Scan:
                 remedy="restore the log's directory, or give up everything from the damage on "
                 "with log.cut_damage",
             )
-
-    def _promised_by(self, later: list[int]) -> list[int]:
-        found = []
-        for first in later:
-            header = self._header(first)
-            if not isinstance(header, str):
-                found.append(header.synced if header.first_record == first else 0)
-                continue
-            with opened(self._disk, segment_name(first)) as file:
-                found += [each.synced for each in records_without_header(file, self._schema)]
-        return found
 
     # ---- afterwards -----------------------------------------------------------------------
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from insitu.schema import Schema
 from insitu.stream.log.disk import File
 from insitu.stream.log.record import (
     HEADER_BYTES,
@@ -13,6 +10,7 @@ from insitu.stream.log.record import (
     Record,
     decode_body,
     decode_header,
+    decode_meta,
     payload_bytes,
 )
 from insitu.stream.log.segment import SegmentHeader, read_bytes
@@ -87,6 +85,19 @@ class SegmentReader:
         self.skip(header)
         return record
 
+    def glance(self) -> Record | None:
+        """The next record without its payload; only its header is verified."""
+        header = self.peek()
+        if header is None:
+            return None
+        meta = read_bytes(self._file, self.offset_bytes + HEADER_BYTES, header.meta_bytes)
+        record = decode_meta(header, memoryview(meta), memoryview(b""))
+        if isinstance(record, str):
+            self.flaw = record
+            return None
+        self.skip(header)
+        return record
+
     def headers_behind(self) -> list[Header]:
         """Of all records behind the last good one, in whatever state they are."""
         return [
@@ -106,17 +117,3 @@ class SegmentReader:
         if header.payload_bytes != payload_bytes(header.kind, header.rows, self._row_bytes):
             return f"record {header.number} has {header.payload_bytes} bytes for its rows"
         return ""
-
-
-def records_without_header(file: File, schema: Schema) -> Iterator[Header]:
-    """Of the records in a segment whose own header is lost, from the first on, by their digests."""
-    offset_bytes = SegmentHeader(schema, 0, 0, 0, 0).size_bytes
-    while True:
-        header = decode_header(read_bytes(file, offset_bytes, HEADER_BYTES), None)
-        if isinstance(header, str) or offset_bytes + header.record_bytes > file.size_bytes:
-            return
-        body = read_bytes(file, offset_bytes + HEADER_BYTES, header.record_bytes - HEADER_BYTES)
-        if isinstance(decode_body(header, memoryview(body)), str):
-            return
-        yield header
-        offset_bytes += header.record_bytes
