@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.books import Books
+from chaos.power_loss import Shadow
 from chaos.producers import ProducerProcess
 from chaos.pushing import Pushing
 from chaos.seen import Seen
@@ -43,6 +44,7 @@ class Plan:
         producer_kills: of producers, beside those of the service; needs pushes of one row or a
             window that survives.
         segment_bytes: of the log; small, so that a kill meets a new segment now and then.
+        power: the power goes with the process: what was not synced is forgotten or torn.
     """
 
     kills: int
@@ -51,6 +53,7 @@ class Plan:
     producer_kills: int = 0
     seed: int = 1
     segment_bytes: int = 1 << 20
+    power: bool = False
 
     @property
     def with_bad(self) -> bool:
@@ -70,15 +73,17 @@ class KillingFigures:
     changed_steps: int = 0
     steps: int = 0
     differences: list[str] = field(default_factory=list)
+    forgotten_bytes: int = 0
     slowest_start_seconds: float = 0.0
     seconds: float = 0.0
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
         same = "bit-identical to" if not self.differences else f"not those ({self.differences}) of"
+        power = f", {self.forgotten_bytes:,} bytes forgotten" if self.plan.power else ""
         return (
             f"killing at {self.plan.level!r}, {self.plan.producers} producers, seed "
-            f"{self.plan.seed}, {self.seconds:.0f} s: {faults}\n{self.books}\n"
+            f"{self.plan.seed}, {self.seconds:.0f} s: {faults}{power}\n{self.books}\n"
             f"{self.lost:,} lost; {self.repeated_steps:,} steps were trained again with the same "
             f"rows, {self.changed_steps:,} with others; after {self.steps:,} steps the weights are "
             f"{same} an undisturbed run; slowest start {self.slowest_start_seconds:.1f} s"
@@ -95,7 +100,12 @@ class Killing:
         self._random = random.Random(plan.seed)
         self._seen = Seen(directory / "seen.txt")
         log = {} if plan.level == "received" else _log(directory, plan)
-        self._daemon: Daemon = watched(directory / "service", checkpoint={"keep": 2}, **log)
+        plugin = "chaos_power" if plan.power else "chaos_seen"
+        self._daemon: Daemon = watched(
+            directory / "service", plugin=plugin, checkpoint={"keep": 2}, **log
+        )
+        roots = [directory / "service" / name for name in ("log", "checkpoints")]
+        self._shadow = Shadow(directory / "shadow", roots) if plan.power else None
         told = Pushing(
             self._daemon.endpoint, 0, "", most_rows=1 if plan.producer_kills else 8,
             pause_seconds=0.01, with_bad=plan.with_bad,
@@ -121,11 +131,24 @@ class Killing:
                     self._fault() if victim == "service" else self._kill_producer()
                     self._check()
                 self._finish()
+            except BaseException as error:
+                error.add_note(self._story())
+                raise
             finally:
                 for producer in self._producers:
                     producer.kill()
         self.figures.seconds = time.monotonic() - began
         return self.figures
+
+    def _story(self) -> str:
+        """What was going on, for whoever reads of a failure."""
+        lines = self._daemon.log().splitlines()[-20:]
+        for path in ("/status", "/readyz", "/metrics"):
+            lines += self._daemon.get(path)[1].splitlines()
+        for producer in self._producers:
+            lines += [producer.name, *producer.log().splitlines()[-10:]]
+        faults = dict(self.figures.faults)
+        return "\n".join(["", str(self.figures.books), str(faults), *lines])
 
     def _begin(self) -> None:
         self._start()
@@ -136,6 +159,8 @@ class Killing:
         self._checkpoint()
 
     def _start(self, *arguments: str) -> None:
+        if self._shadow is not None:
+            self._shadow.begin()
         began = time.monotonic()
         self._daemon.start(*arguments, environment=environment(self._directory))
         seconds = time.monotonic() - began
@@ -163,6 +188,8 @@ class Killing:
                 self._daemon.signal(signal.SIGCONT)
                 time.sleep(self._random.uniform(0.0, 0.1))
         self._daemon.kill()
+        if self._shadow is not None:
+            self.figures.forgotten_bytes += self._shadow.lose_power(self._random)
         self._start("--resume")
 
     def _await_segment(self) -> None:
@@ -208,14 +235,7 @@ class Killing:
 
     def _balanced(self) -> None:
         """Wait until the service has trained what it can, and look at every row."""
-        try:
-            wait_for(self._books_agree, "the books to agree", _QUIET_SECONDS)
-        except AssertionError as error:
-            status = self._daemon.status()
-            raise AssertionError(
-                f"{error}\n{self.figures.books}\nlost {self.figures.lost}\n{status['stream']}\n"
-                f"{status['buffer']}\n{dict(self.figures.faults)}"
-            ) from None
+        wait_for(self._books_agree, "the books to agree", _QUIET_SECONDS)
 
     def _books_agree(self) -> bool:
         pending = self._daemon.status()["buffer"]["pending_samples"]
@@ -269,6 +289,7 @@ if __name__ == "__main__":
     parser.add_argument("kills", type=int)
     parser.add_argument("--level", default="logged", choices=("received", "logged", "durable"))
     parser.add_argument("--producer-kills", type=int, default=0)
+    parser.add_argument("--power", action="store_true", help="what was not synced is forgotten")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as place:

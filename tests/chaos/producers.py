@@ -67,9 +67,9 @@ class ProducerProcess:
             try:
                 answer = self._answers.get(timeout=_ANSWER_SECONDS)
             except queue.Empty:
-                raise AssertionError(f"{self.name} does not say {word}: {self._log()}") from None
+                raise AssertionError(f"{self.name} does not say {word}: {self.log()}") from None
             if answer == "":
-                raise AssertionError(f"{self.name} ended before it said {word}: {self._log()}")
+                raise AssertionError(f"{self.name} ended before it said {word}: {self.log()}")
             said, number = answer.split()
             if said == word:
                 return int(number)
@@ -107,5 +107,6 @@ class ProducerProcess:
             pass  # closed, because it was killed
         answers.put("")
 
-    def _log(self) -> str:
+    def log(self) -> str:
+        """The end of what it wrote on its standard error."""
         return (self.directory / f"{self.name}.log").read_text()[-2000:]

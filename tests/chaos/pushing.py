@@ -10,6 +10,7 @@ that the service has of it, as a restarted simulation does.
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import random
 import sys
@@ -38,6 +39,7 @@ class Pushing:
         most_rows: of a push; at least 1.
         pause_seconds: between two pushes.
         with_bad: some rows have NaN in them, see `is_bad`.
+        synced: the ledger is synced at every push.
         producer: further arguments of `Producer`.
     """
 
@@ -47,13 +49,15 @@ class Pushing:
     most_rows: int = 8
     pause_seconds: float = 0.0
     with_bad: bool = True
+    synced: bool = True
     producer: dict[str, Any] = field(default_factory=dict)
 
 
 def push_until_told(told: Pushing, words: queue.Queue[str]) -> None:
     """The life of the process."""
     how = {"window_bytes": 128_000, "linger_seconds": _FLUSH_SECONDS, **told.producer}
-    ledger, source = Ledger(Path(told.ledger)), random.Random(told.index)
+    ledger = Ledger(Path(told.ledger), synced=told.synced)
+    source = random.Random(told.index)
     with Producer(
         told.endpoint, stream=STREAM, producer_id=f"rank-{told.index}", schema=SCHEMA, **how
     ) as producer:
@@ -77,6 +81,7 @@ def _wants_more(producer: Producer, words: queue.Queue[str], row: int) -> bool:
     """False when the stream is to end; waits through a pause."""
     word = "go" if words.empty() else words.get()
     while word != "go":
+        logging.info("%s at row %d: %s", word, row, producer.stats())
         producer.flush(_FLUSH_SECONDS)
         if word == "finish":
             return False
@@ -92,6 +97,7 @@ def _listen(words: queue.Queue[str]) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     heard: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(heard,), daemon=True).start()
     push_until_told(Pushing(**json.loads(Path(sys.argv[1]).read_text())), heard)

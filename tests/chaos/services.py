@@ -53,15 +53,19 @@ def service(directory: Path, **sections: Any) -> Daemon:
     return Daemon(directory, config(directory, **sections))
 
 
-def watched(directory: Path, **sections: Any) -> Daemon:
+def watched(directory: Path, *, plugin: str = "chaos_seen", **sections: Any) -> Daemon:
     """The same with the strategy that writes what it trained into `seen.txt`, see `Seen`."""
-    return service(directory, strategies=[{"name": "chaos_seen:Seen"}], **sections)
+    return service(directory, strategies=[{"name": f"{plugin}:Seen"}], **sections)
 
 
 def environment(directory: Path) -> dict[str, str]:
     """What the process of a watched service needs in its environment."""
     paths = [str(PLUGINS), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(paths), "CHAOS_SEEN": str(directory / "seen.txt")}
+    return {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "CHAOS_SEEN": str(directory / "seen.txt"),
+        "CHAOS_SHADOW": str(directory / "shadow"),
+    }
 
 
 def free_port() -> int:
