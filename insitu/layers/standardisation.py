@@ -44,6 +44,7 @@ class BatchStandardisation(nn.Module):
     num_batches_tracked: Tensor
     next_mean: Tensor
     next_var: Tensor
+    pending: Tensor
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
@@ -62,9 +63,9 @@ class BatchStandardisation(nn.Module):
         # what the running statistics become, where there was something to learn from
         self.register_buffer("next_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("next_var", torch.ones(channels), persistent=False)
-        self._has_next = False
-        # batches that the recorded statistics stand for
-        self._batches: Tensor | int = 1
+        # batches that they stand for: 1, or 0 where there is nothing to take over; a number on the
+        # device, as a captured graph cannot ask what Python knows
+        self.register_buffer("pending", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module, but once frozen it stays in evaluation mode."""
@@ -86,7 +87,7 @@ class BatchStandardisation(nn.Module):
                 known = torch.isfinite(mean) & torch.isfinite(variance)
                 torch.where(known, mean, self.running_mean, out=self.next_mean)
                 torch.where(known, variance, self.running_var, out=self.next_var)
-                self._has_next, self._batches = True, 1
+                self.pending.fill_(1)
         return result
 
     def _row_by_row(self, rows: Tensor, learns: bool) -> Tensor:
@@ -117,7 +118,7 @@ class BatchStandardisation(nn.Module):
         torch.where(found.known, moved, self.running_mean, out=self.next_mean)
         moved = self.running_var.lerp(found.unbiased, self.momentum)
         torch.where(found.known, moved, self.running_var, out=self.next_var)
-        self._has_next, self._batches = True, several
+        self.pending.copy_(several)
         if self.of_tasks is not None:
             self.of_tasks.record(found)
 
@@ -128,17 +129,17 @@ class BatchStandardisation(nn.Module):
 
     def apply_update(self) -> None:
         """Take over the statistics that were recorded, once."""
-        if self._has_next:
-            self.running_mean.copy_(self.next_mean)
-            self.running_var.copy_(self.next_var)
-            self.num_batches_tracked += self._batches
-            self._has_next = False
+        known = self.pending > 0
+        torch.where(known, self.next_mean, self.running_mean, out=self.running_mean)
+        torch.where(known, self.next_var, self.running_var, out=self.running_var)
+        self.num_batches_tracked += self.pending
+        self.pending.zero_()
         if self.of_tasks is not None:
             self.of_tasks.apply_update()
 
     def discard(self) -> None:
         """Forget what was recorded."""
-        self._has_next = False
+        self.pending.zero_()
         if self.of_tasks is not None:
             self.of_tasks.discard()
 

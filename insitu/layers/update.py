@@ -58,6 +58,11 @@ class HebbianUpdate:
 
     def step(self) -> None:
         """Move the weights of every plastic layer along its recorded direction, once."""
+        self.move()
+        self.tell_followers()
+
+    def move(self) -> None:
+        """The part of `step` that happens on the device."""
         for layer in self.layers:
             if layer.plastic:
                 layer.apply_update()
@@ -65,6 +70,9 @@ class HebbianUpdate:
                 layer.discard()
         for standardisation in self.standardisations:
             standardisation.apply_update()
+
+    def tell_followers(self) -> None:
+        """The part of `step` that happens on the host."""
         for follower in self._followers:
             follower.after_update()
 

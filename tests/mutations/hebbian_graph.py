@@ -1,0 +1,53 @@
+"""A captured or compiled Hebbian step that leaves out what it must not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mutations.base import Mutation, constantly
+
+GRAPH = "tests/test_hebbian_graph.py"
+COMPILED = "tests/test_hebbian_compiled.py"
+
+
+def _all_largest(potentials: Tensor) -> Tensor:
+    return potentials == potentials.amax(-1, keepdim=True)
+
+
+def _not_padded(self: Any, padded: bool) -> Any:
+    return self._update.recording(self._labels, None)
+
+
+def _taken_over_always(self: Any) -> None:
+    self.running_mean.copy_(self.next_mean)
+    self.running_var.copy_(self.next_var)
+    self.num_batches_tracked += 1
+
+
+def _looking(self: Any, prepared: Tensor, potentials: Tensor, labels: Tensor | None) -> None:
+    activities = self.rule.activities(potentials, labels)
+    self._find_direction(activities, prepared, potentials)
+    if not bool(torch.isfinite(self.direction).all()):
+        self.direction.zero_()
+
+
+MUTATIONS = {
+    "hebbian graph: every largest kernel wins": Mutation(
+        "insitu.layers.rules.competition:_wins", _all_largest, COMPILED
+    ),
+    "hebbian graph: padding teaches": Mutation(
+        "insitu.layers.graph:CapturedStep._recording", _not_padded, GRAPH
+    ),
+    "hebbian graph: nobody is told that layers moved": Mutation(
+        "insitu.layers.update:HebbianUpdate.tell_followers", constantly(None), GRAPH
+    ),
+    "hebbian graph: discarded statistics are taken over": Mutation(
+        "insitu.layers.standardisation:BatchStandardisation.apply_update", _taken_over_always, GRAPH
+    ),
+    "hebbian graph: the step looks at the device": Mutation(
+        "insitu.layers.hebbian:HebbianLayer._record", _looking, GRAPH
+    ),
+}
