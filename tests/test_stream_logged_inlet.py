@@ -255,6 +255,16 @@ def test_probes_wait_for_room_without_stopping_the_stream(stream: Stream) -> Non
     assert len(stream.probes) == 1
 
 
+def test_probes_of_which_no_row_passed_the_door_are_none(stream: Stream) -> None:
+    reservation = stream.inlet.reserve(2)
+    assert reservation is not None
+    stamp = Stamp("a", 1, 1, None, 0)
+    assert stream.inlet.probe(reservation, stamp, keep=np.zeros(2, bool))
+    assert [batch.rows for _, batch in stream.probes] == [0]
+    assert stream.push(2, 4)
+    assert stream.drain() == [*range(200, 204)]
+
+
 def test_what_did_not_pass_the_door_stays_out_after_a_restart(stream: Stream) -> None:
     reservation = stream.inlet.reserve(4)
     assert reservation is not None
@@ -308,7 +318,7 @@ def test_a_full_disk_stops_credit_and_nothing_else(stream: Stream) -> None:
     stream.inlet.leave("a")  # cannot be written, and is not forgotten
     stream.disk.is_full = False
     stream.inlet.tend()
-    assert stream.inlet.problem == ""
+    assert stream.inlet.problem == "", "the mark could be appended"
     next_seq = seq + 1 if accepted else seq
     assert stream.push(next_seq, 4)
     stream.drain()

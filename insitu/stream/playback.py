@@ -14,7 +14,7 @@ import torch
 from insitu.batch import Batch
 from insitu.stream.blocks import typed_views
 from insitu.stream.buffer import StreamBuffer
-from insitu.stream.inlet import Keep, ProbeSink
+from insitu.stream.inlet import ProbeSink
 from insitu.stream.log.record import Kind, Record
 from insitu.stream.stamp import Place, Stamp, provenance
 
@@ -106,10 +106,9 @@ class Playback:
         row_bytes = self._buffer.schema.row_bytes
         rows = np.frombuffer(record.payload, np.uint8).reshape(record.rows, row_bytes)
         columns, keep = provenance(stamp, record.rows), record.keep
-        rows, columns = _kept(rows, keep), _kept(columns, keep)
-        fields = typed_views(self._buffer.schema, torch.from_numpy(rows))
+        if keep is not None:
+            rows, columns = rows[keep], columns[keep]
+        block = torch.empty((len(rows), row_bytes), dtype=torch.uint8)
+        block.numpy()[:] = rows
+        fields = typed_views(self._buffer.schema, block)
         return Batch(fields, torch.from_numpy(columns), len(columns))
-
-
-def _kept(rows: np.ndarray, keep: Keep | None) -> np.ndarray:
-    return rows.copy() if keep is None else rows[keep]
