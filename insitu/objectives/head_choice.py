@@ -9,13 +9,13 @@ the classes that head h has seen, and features f:
     energy          (log sum exp l - mean_h) / deviation_h  (Liu et al., "Energy-based
                     out-of-distribution detection", 2020)
     nearest_mean    - min over the head's classes of |f - mean_c|^2
-    set_mean        of a set: - |mean of f - mean_h|^2, where mean_h is the mean of all rows of the
-                    head; of a row: as nearest_mean
+    class_votes     mean over the head's classes of p(c | f), by one classifier of all classes that
+                    learns beside the heads (`insitu.objectives.class_votes`)
 
-A mean of many rows lies where the rows of its task lie, however far each of them may stray, so
-`set_mean` finds the task of a set where no rule for rows can tell that of a row; the classes of the
-set should be as frequent as in training. Written as 2 <f, mean_h> - |mean_h|^2, the distance less
-what all heads have in common, it is a mean of scores of rows like the others.
+The first three compare heads that never learned against each other, and by means and scales that
+are as old as the last rows of a head. `class_votes` learned to tell classes of different tasks
+apart, as far as rows are replayed; over a set its votes add up, so it finds the task of a set where
+it is wrong about a good part of the rows.
 
 Deviations: energies are calibrated, by the running mean and deviation of the energy of head h over
 the rows that were trained with it: heads differ in scale by how long they were trained.
@@ -30,7 +30,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Choice = Literal["given", "maximum_logit", "energy", "nearest_mean", "set_mean"]
+Choice = Literal["given", "maximum_logit", "energy", "nearest_mean", "class_votes"]
 
 #: keeps a division finite where all energies were equal
 _EPSILON = 1e-6
@@ -88,27 +88,6 @@ class EnergyCalibration:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, own in self.state_dict().items():
             setattr(self, name, state[name].detach().to(own, copy=True))
-
-
-def nearness_to_heads(features: Tensor, means: Tensor, rows: Tensor) -> Tensor:
-    """(rows, heads) 2 <f, mean_h> - |mean_h|^2; -inf for heads without rows.
-
-    Args:
-        features: (rows, features).
-        means: (heads, classes, features) of the classes of each head.
-        rows: (heads, classes) how many each is the mean of, which weighs it in mean_h.
-
-    Example:
-        >>> means = torch.tensor([[[2.0], [6.0]], [[0.0], [0.0]]])
-        >>> rows = torch.tensor([[3.0, 1.0], [0.0, 0.0]])
-        >>> nearness_to_heads(torch.tensor([[1.0]]), means, rows)
-        tensor([[-3., -inf]])
-    """
-    of_head = rows.sum(dim=1)
-    shares = rows / of_head.clamp_min(1).unsqueeze(1)
-    heads = torch.einsum("hc,hcf->hf", shares, means)
-    nearness = 2 * features @ heads.T - heads.square().sum(dim=1)
-    return nearness.masked_fill(of_head == 0, -math.inf)
 
 
 def chosen_by_row(scores: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ Deviations: with `choice: given` this is `multi_head` on features, but for the m
 that a head has not seen. Tasks beyond the last head share the last one, see there.
 
 Strategies: works with all that know labels only through `losses` and `labels`. Outputs are
-features, the logits of all heads and, without gradient, two scores of each head, for rows and for
-sets: strategies that read outputs as logits of classes are not defined (ER-ACE). `distances`
-compares logits alone. Rows are independent but for the batch in which a class appears; the loss is
-a log likelihood.
+features, the logits of all heads, with `class_votes` those of its classifier, and, without
+gradient, a score of each head: strategies that read outputs as logits of classes are not defined
+(ER-ACE). `distances` compares the logits of heads alone. Rows are independent but for the batch in
+which a class appears; the loss is a log likelihood, to which the classifier of `class_votes` adds
+its gradient and no value.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ from torch.nn import functional
 
 from insitu.batch import Batch, Column
 from insitu.objectives.class_means import ClassMeans
+from insitu.objectives.class_votes import ClassVotes
 from insitu.objectives.head_choice import (
     Choice,
     EnergyCalibration,
     chosen_by_row,
     chosen_by_set,
-    nearness_to_heads,
 )
 from insitu.objectives.labelled import Classes, Features, Heads, Input, Labelled, Target
 from insitu.objectives.nearest_class_mean import Decay
@@ -51,16 +52,25 @@ from insitu.schema import Schema
 
 
 class HeadsNetwork(nn.Module):
-    """A model and all heads on its features: inputs -> (features, logits) in a row."""
+    """A model and all heads on its features: inputs -> (features, logits) in a row.
 
-    def __init__(self, model: nn.Module, features: int, logits: int) -> None:
+    Args:
+        voters: classes of a classifier of all behind them, whose gradient ends at the features; 0:
+            none.
+    """
+
+    def __init__(self, model: nn.Module, features: int, logits: int, voters: int = 0) -> None:
         super().__init__()
         self.model = model
         self.heads = nn.Linear(features, logits)
+        self.votes = nn.Linear(features, voters) if voters else None
 
     def forward(self, inputs: Tensor) -> Tensor:
         features = self.model(inputs)
-        return torch.cat((features.float(), self.heads(features).float()), dim=1)
+        parts = [features.float(), self.heads(features).float()]
+        if self.votes is not None:
+            parts.append(self.votes(features.detach()).float())
+        return torch.cat(parts, dim=1)
 
 
 class TaskHeads(Labelled):
@@ -77,7 +87,7 @@ class TaskHeads(Labelled):
         >>> batch = Batch.of({"x": torch.zeros(1, 2), "y": torch.tensor([7])}, task=1)
         >>> outputs = objective.predict(network, batch)
         >>> outputs.shape, objective.losses(outputs, batch).abs().item()
-        (torch.Size([1, 28]), 0.0)
+        (torch.Size([1, 26]), 0.0)
     """
 
     is_likelihood = True
@@ -119,24 +129,27 @@ class TaskHeads(Labelled):
         self._seen = torch.zeros(heads, classes, dtype=torch.bool)
         self._means = ClassMeans(heads * classes, features, decay=decay)
         self._energies = EnergyCalibration(heads, decay=decay)
+        voters = classes if choice == "class_votes" else 0
+        self._votes = ClassVotes(voters)
+        self._of_votes = slice(self._of_logits.stop, self._of_logits.stop + voters)
 
     @property
     def predicted_shape(self) -> tuple[int, ...]:
-        return (self.features + self.heads * (self.classes + 2),)
+        return (self._of_votes.stop + self.heads,)
 
     @property
     def tasks_are_given(self) -> bool:
         return self.choice == "given"
 
     def network(self, model: nn.Module) -> nn.Module:
-        return HeadsNetwork(model, self.features, self.heads * self.classes)
+        voters = self._of_votes.stop - self._of_votes.start
+        return HeadsNetwork(model, self.features, self.heads * self.classes, voters)
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         outputs = super().predict(model, batch)
         with torch.no_grad():
-            for_rows = self._head_scores(outputs.float())
-            for_sets = self._set_scores(outputs.float(), for_rows)
-        return torch.cat((outputs, for_rows.to(outputs), for_sets.to(outputs)), dim=1)
+            scores = self._head_scores(outputs.float())
+        return torch.cat((outputs, scores.to(outputs)), dim=1)
 
     def head_of(self, batch: Batch) -> Tensor:
         """(rows,) int64: the head of every row's task, on the device of the batch."""
@@ -149,9 +162,12 @@ class TaskHeads(Labelled):
         return super().distances(outputs[:, self._of_logits], targets[:, self._of_logits])
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return functional.cross_entropy(
-            self._given(outputs, batch), self.labels(batch), reduction="none"
-        )
+        labels = self.labels(batch)
+        losses = functional.cross_entropy(self._given(outputs, batch), labels, reduction="none")
+        if self.choice != "class_votes":
+            return losses
+        votes = self._votes.losses(outputs[:, self._of_votes].float(), self.is_class(labels))
+        return losses + (votes - votes.detach())
 
     def drawn_targets(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Batch:
         return self.drawn_labels(self._given(outputs, batch), batch, generator)
@@ -177,11 +193,11 @@ class TaskHeads(Labelled):
     def scores(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         labels, given = self.labels(batch), self.head_of(batch)
         outputs = self.checked(outputs)
-        for_rows, for_sets = outputs[:, -2 * self.heads :].split(self.heads, dim=1)
+        scores = outputs[:, -self.heads :]
         # by what was known when it answered: the batch would tell a new head its classes
-        never_trained = torch.isneginf(for_rows).all(dim=0).unsqueeze(1)
+        never_trained = torch.isneginf(scores).all(dim=0).unsqueeze(1)
         logits = self._logits(outputs, self._seen_with(batch) | never_trained)
-        by_row, by_set = chosen_by_row(for_rows), chosen_by_set(for_sets)
+        by_row, by_set = chosen_by_row(scores), chosen_by_set(scores)
         if self.choice == "given":
             by_row = by_set = given
 
@@ -204,23 +220,19 @@ class TaskHeads(Labelled):
             return logits.amax(dim=2)
         if self.choice == "energy":
             return self._energies.calibrated(logits.logsumexp(dim=2))
-        if self.choice in ("nearest_mean", "set_mean"):
+        if self.choice == "nearest_mean":
             nearness = self._means.logits(outputs[:, : self.features], 1.0)
             nearness = nearness.masked_fill(~self._means.seen, -math.inf)
             return nearness.view(len(outputs), self.heads, self.classes).amax(dim=2)
+        if self.choice == "class_votes":
+            return self._votes.scores(outputs[:, self._of_votes], self._seen)
         zeros = outputs.new_zeros(len(outputs), self.heads)
         return zeros.masked_fill(~self._seen.any(dim=1), -math.inf)
 
-    def _set_scores(self, outputs: Tensor, for_rows: Tensor) -> Tensor:
-        """(rows, heads) whose mean over a set tells how well each head would answer it."""
-        if self.choice != "set_mean":
-            return for_rows
-        means = self._means.means.view(self.heads, self.classes, self.features)
-        rows = self._means.rows.view(self.heads, self.classes)
-        return nearness_to_heads(outputs[:, : self.features], means, rows)
-
     def observe(self, outputs: Tensor, batch: Batch, *, last: bool = True) -> None:
         self._seen = self._seen_with(batch)
+        if self.choice == "class_votes":
+            self._votes.count(self.is_class(self.labels(batch)))
         start = 0 if last else batch.fresh_rows
         if start == len(outputs):
             return
@@ -235,6 +247,7 @@ class TaskHeads(Labelled):
             "seen": self._seen,
             **{f"class_{key}": value for key, value in self._means.state_dict().items()},
             **{f"energy_{key}": value for key, value in self._energies.state_dict().items()},
+            **{f"votes_{key}": value for key, value in self._votes.state_dict().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -242,7 +255,8 @@ class TaskHeads(Labelled):
         own = self.state_dict()
         fitting = {key: self.fitting(key, state[key], tensor) for key, tensor in own.items()}
         self._seen = fitting["seen"]
-        for prefix, part in (("class_", self._means), ("energy_", self._energies)):
+        parts = {"class_": self._means, "energy_": self._energies, "votes_": self._votes}
+        for prefix, part in parts.items():
             part.load_state_dict(
                 {k.removeprefix(prefix): v for k, v in fitting.items() if k.startswith(prefix)}
             )

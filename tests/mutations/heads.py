@@ -25,8 +25,8 @@ def _raw(self: Any, energies: Tensor) -> Tensor:
     return energies
 
 
-def _scores_of_rows(self: Any, outputs: Tensor, for_rows: Tensor) -> Tensor:
-    return for_rows
+def _plain_softmax(self: Any, logits: Tensor, is_class: Tensor) -> Tensor:
+    return -torch.where(is_class, logits.log_softmax(dim=1), 0.0).sum(dim=1)
 
 
 MUTATIONS = {
@@ -38,7 +38,7 @@ MUTATIONS = {
     "task_heads: energies are not calibrated": Mutation(
         "insitu.objectives.head_choice:EnergyCalibration.calibrated", _raw, _TESTS
     ),
-    "task_heads: a set is judged row by row": Mutation(
-        f"{_HEADS}._set_scores", _scores_of_rows, _TESTS
+    "task_heads: votes are not balanced": Mutation(
+        "insitu.objectives.class_votes:ClassVotes.losses", _plain_softmax, _TESTS
     ),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -170,7 +170,7 @@ class Run:
         self._curve[-1] = replace(self._curve[-1], results=self._headlines(), scores=self._means())
         self._examined_seconds += time.perf_counter() - began
 
-    def _names(self) -> Mapping[int, str]:
+    def _names(self) -> Sequence[str]:
         return self._trainer.segments.names(self._buffer.task_names())
 
     def _headlines(self) -> dict[str, float]:

@@ -52,8 +52,8 @@ def score_table(runs: Sequence[RunResult], *, every_end: bool = False) -> Table:
     for heading in ("strategies", "ends", *(key.replace("_", " ") for key in headings)):
         shown.add_column(heading, justify="left" if heading == "strategies" else "right")
     nothing = Spread(math.nan, math.nan)
-    for name, end, scores in rows:
-        shown.add_row(name, end, *(text(scores.get(key, nothing)) for key in headings))
+    for name, number, scores in rows:
+        shown.add_row(name, number, *(text(scores.get(key, nothing)) for key in headings))
     return shown
 
 
