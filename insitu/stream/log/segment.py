@@ -1,6 +1,6 @@
 """A segment: one preallocated file of the log, a header and then records, without gaps.
 
-    header, 64 bytes, little-endian, then the stream's schema in msgpack, zeros to the next
+    header, 56 bytes, little-endian, then the stream's schema in msgpack, zeros to the next
     multiple of 16; records; zeros to the end of the file
 
 Its name is the number of its first record. It ends where the next segment begins, or, the newest

@@ -247,10 +247,16 @@ class StreamLog:
     def prepare(self) -> None:
         """Reserve the next segment when half of the present one is used. For idle turns.
 
+        After an append that failed it tells whether the disk can be written to again.
+
         Raises:
             LogFull, LogFailed: it cannot be reserved; what is reserved already can be filled.
         """
         self._check_usable()
+        try:
+            self._clean()
+        except OSError as error:
+            raise write_error("the log cannot be written", error) from error
         if self._prepared is not None:
             return
         if self._segments and self._tail_bytes * 2 < self._segments[-1].size_bytes:
@@ -335,12 +341,16 @@ class StreamLog:
             self._is_soiled = True
             raise
 
-    def _file_with_room(self, size_bytes: int, now_ns: int) -> File:
+    def _clean(self) -> None:
+        """Clear away what a failed write may have left behind the last record."""
         if self._file is not None and self._is_soiled:
             cut(self._file, self._tail_bytes)
             self._sync([self._file], names=False)
             self._segments[-1].size_bytes = self._file.size_bytes
         self._is_soiled = False
+
+    def _file_with_room(self, size_bytes: int, now_ns: int) -> File:
+        self._clean()
         if self._file is None or self._tail_bytes + size_bytes > self._segments[-1].size_bytes:
             return self._roll(size_bytes, now_ns)
         return self._file
