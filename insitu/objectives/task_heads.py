@@ -255,7 +255,11 @@ class TaskHeads(Labelled):
         own = self.state_dict()
         fitting = {key: self.fitting(key, state[key], tensor) for key, tensor in own.items()}
         self._seen = fitting["seen"]
-        parts = {"class_": self._means, "energy_": self._energies, "votes_": self._votes}
+        parts: dict[str, ClassMeans | EnergyCalibration | ClassVotes] = {
+            "class_": self._means,
+            "energy_": self._energies,
+            "votes_": self._votes,
+        }
         for prefix, part in parts.items():
             part.load_state_dict(
                 {k.removeprefix(prefix): v for k, v in fitting.items() if k.startswith(prefix)}
