@@ -241,8 +241,12 @@ def _recorded(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _budget(part: Mapping[str, Tensor], *, mode: str, damped: float) -> Tensor:
     """(kernels,) of the task in progress; NaN where nothing bounds a step."""
+    bound = damped * part["theta"]
+    spared = bound - part["moved_mean"]
+    # means of steps that were all cut differ from the bound by rounding alone
+    spared = torch.where(spared.abs() < 1e-5 * bound, 0.0, spared)
     left = {
-        "cap": damped * part["theta"] - part["moved_mean"],
+        "cap": spared,
         "threshold": part["theta"] - part["change_mean"],
         "lock": torch.zeros_like(part["theta"]),
     }

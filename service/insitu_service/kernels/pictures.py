@@ -68,14 +68,16 @@ def _kernels(moments: Sequence[Moment], layer: str, column: str) -> Figure | str
     """Each kernel by its own largest weight: three channels as colours, others side by side."""
     last = moments[-1]
     table = last.tables[layer]
-    images = as_images(last.weights[layer].float(), first=layer == next(iter(last.tables)))
+    weights = last.weights[layer].float()
+    images = as_images(weights, first=layer == next(iter(last.tables)))
     if images is None:
-        return f"kernels of {_shape(table)} are no images"
+        return _weight_matrix(as_matrix(weights), last.step, table, column)
     _, channels, height, width = images.shape
     across = width if channels == 3 else beside(channels, width)
     chosen = ordered(table, column)[: tiles_that_fit(height, across)[1]]
     shown = _of(len(chosen), table.shape[0], "kernels")
-    title = f"{layer}, step {last.step:,}: {shown}{_by(column)}"
+    colours_mean = "" if channels == 3 else ", red above 0, blue below"
+    title = f"{layer}, step {last.step:,}: {shown}{_by(column)}{colours_mean}"
     figure, panels = grid(chosen, height, across, table.columns.get("protected"), title)
     for kernel, axes in panels:
         image = images[kernel] / largest(images[kernel])
@@ -112,23 +114,47 @@ def _change(moments: Sequence[Moment], layer: str, column: str) -> Figure | str:
     return figure
 
 
+def _weight_matrix(matrix: Tensor, step: int, table: KernelTable, column: str) -> Figure:
+    """The weights of kernels that are no images, in the order of the table."""
+    rows = ordered(table, column)[:_MOST_ROWS]
+    title = f"{table.layer}, step {step:,}: weights, red above 0, blue below"
+    return _matrix(
+        matrix, rows, table, title, _of(len(rows), table.shape[0], "kernels") + _by(column)
+    )
+
+
 def _change_matrix(matrix: Tensor, table: KernelTable, span: str) -> Figure:
+    rows = strongest(matrix, _MOST_ROWS)
+    return _matrix(matrix, rows, table, span, _most(len(rows), table.shape[0], "kernels"))
+
+
+def _matrix(
+    matrix: Tensor, rows: Sequence[int], table: KernelTable, title: str, label: str
+) -> Figure:
     """Kernels down, the channels or inputs that they see across; summed over places."""
-    rows, columns = strongest(matrix, _MOST_ROWS), strongest(matrix.t(), _MOST_COLUMNS)
+    columns = strongest(matrix[rows].t(), _MOST_COLUMNS)
     shown = matrix[rows][:, columns]
-    size = 1.2 + 0.13 * len(columns), 1.4 + 0.13 * len(rows)
-    figure = Figure(figsize=(max(5.5, size[0]), max(2.2, size[1])), layout="constrained")
+    size = 1.6 + 0.13 * len(columns), 1.4 + 0.13 * len(rows)
+    figure = Figure(figsize=(max(6.5, size[0]), max(2.0, size[1])), layout="constrained")
     axes = figure.add_subplot()
     draw_hinton(axes, shown.numpy(), largest(shown))
-    summed = ", summed over places" if len(table.shape) > 2 else ""
-    axes.set_title(f"{span}{summed}", fontsize=9)
-    axes.set_ylabel(_most(len(rows), table.shape[0], "kernels"), fontsize=9)
+    summed = "\nsummed over places" if len(table.shape) > 2 else ""
+    protected = table.columns.get("protected")
+    held = [] if protected is None else protected[rows].nonzero().flatten().tolist()
+    if held:
+        summed += "; marked in orange: protected" if summed else "\nmarked in orange: protected"
+        axes.plot(
+            [1.015] * len(held), held, "<", color=PROTECTED, markersize=4, clip_on=False,
+            transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
+    figure.suptitle(f"{title}{summed}", fontsize=9)
+    axes.set_ylabel(label, fontsize=9)
     across = "channels" if len(table.shape) > 2 else "inputs"
-    axes.set_xlabel(_most(len(columns), matrix.shape[1], across), fontsize=9)
-    every = slice(None, None, 4)
+    axes.set_xlabel(_those(len(columns), matrix.shape[1], across), fontsize=9)
+    every = slice(None, None, 1 if len(rows) <= 24 else 4)
     axes.set_yticks(range(len(rows))[every], [str(row) for row in rows[every]], fontsize=6)
     axes.set_xticks(
-        range(len(columns))[every], [str(each) for each in columns[every]], fontsize=6, rotation=90
+        range(len(columns))[::4], [str(each) for each in columns[::4]], fontsize=6, rotation=90
     )
     return figure
 
@@ -192,13 +218,15 @@ def _map(
     image = axes.imshow(values, norm=norm, cmap="viridis", aspect="auto", interpolation="nearest")
     every = max(1, len(rows) // 24)
     axes.set_yticks(range(len(rows))[::every], rows[::every], fontsize=8)
-    axes.tick_params(axis="x", labelsize=8)
+    order = ordered(table, column)
+    few = slice(None, None, max(1, -(-len(order) // 32)))
+    axes.set_xticks(range(len(order))[few], [str(each) for each in order[few]], fontsize=7)
     bar = figure.colorbar(image, ax=axes, pad=0.02)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
     protected, marks = table.columns.get("protected"), ""
     if protected is not None and bool(protected.any()):
-        held = protected[ordered(table, column)].nonzero().flatten().numpy()
+        held = protected[order].nonzero().flatten().numpy()
         axes.plot(
             held, np.full(len(held), 1.02), "v", color=PROTECTED, markersize=4, clip_on=False,
             transform=axes.get_xaxis_transform(),
@@ -217,10 +245,11 @@ def _most(shown: int, count: int, what: str) -> str:
     return f"{_of(shown, count, what)}{chosen}"
 
 
+def _those(shown: int, count: int, what: str) -> str:
+    chosen = "" if shown == count else ", those with the largest values"
+    return f"{_of(shown, count, what)}{chosen}"
+
+
 def _by(column: str) -> str:
     words = column.removesuffix("_per_step").replace("_", " ")
     return "" if column == "kernel" else f" by {words}"
-
-
-def _shape(table: KernelTable) -> str:
-    return " x ".join(str(each) for each in table.shape[1:])
