@@ -153,6 +153,15 @@ class SendWindow(PushQueue):
         return self._marks.last_seq + 1, self.next_row
 
     @property
+    def in_flight_rows(self) -> int:
+        """Rows of batches that were sent whole to the present service and not accepted yet."""
+        return sum(
+            batch.rows
+            for batch in self._in_flight
+            if batch.sent_times and batch.seq > self.accepted
+        )
+
+    @property
     def last_row(self) -> int:
         """The row behind the newest one that was not dropped."""
         if self._unsent:
@@ -168,7 +177,12 @@ class SendWindow(PushQueue):
     def use_service(self, name: str) -> None:
         """The next session is with this service, which numbers batches by itself."""
         self.suspend()
-        self._marks = self._marks_of.setdefault(name, RowMarks())
+        marks = self._marks_of.setdefault(name, RowMarks())
+        if marks is self._marks:
+            return
+        self._marks = marks
+        self.accepted = self.durable = self.trained = self.trained_row = 0
+        self._return_in_flight()
 
     def open(self, welcome: Welcome) -> None:
         """Begin a session: what the service has is let go of, all else is sent anew.

@@ -3,9 +3,10 @@
     LOST      -> GREETING   HELLO was sent
     GREETING  -> OPEN       WELCOME
               -> LOST       REFUSED with retry, or silence
-              -> REFUSED    REFUSED for good
+              -> REFUSED    REFUSED for good, and no other service is left
     OPEN      -> GREETING   NOSESSION: HELLO again on the same connection
               -> LOST       silence for 5 heartbeats: a new connection
+    any       -> LOST       another service is turned to (`Failover`)
     any       -> FENCED     a newer producer with the same id is there
     any       -> CLOSED     the end
 
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from insitu.wire.checksum import capabilities
+from insitu.wire.failover import Failover, service_name
 from insitu.wire.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -72,11 +74,17 @@ class ProducerSession:
     Args:
         window: where the data is; this object tells it of acks, credit and sessions.
         identity: who we are.
+        failover: which service is talked to; by default there is one.
     """
 
-    def __init__(self, window: SendWindow, identity: Identity) -> None:
+    def __init__(
+        self, window: SendWindow, identity: Identity, failover: Failover | None = None
+    ) -> None:
         self.window = window
         self.identity = identity
+        self.failover = failover or Failover()
+        #: rows that were sent to a service that was left, which may have taken them
+        self.uncertain_rows = 0
         self.state = SessionState.LOST
         self.welcome: Welcome | None = None
         self.last_cursor: Cursor = None
@@ -98,6 +106,8 @@ class ProducerSession:
     @property
     def over(self) -> bool:
         """No session will ever come again."""
+        if self.state is SessionState.REFUSED and self.failover.has_choice:
+            return False
         return self.state in (SessionState.REFUSED, SessionState.FENCED, SessionState.CLOSED)
 
     # -- connecting ------------------------------------------------------------------------
@@ -125,6 +135,24 @@ class ProducerSession:
         self.window.suspend()
         self.state = SessionState.LOST
         self._hello_at = 0.0
+
+    def turns(self, now: float) -> bool:
+        """Turn to another service if it is time; then the connection is to be replaced."""
+        if self.state in (SessionState.FENCED, SessionState.CLOSED):
+            return False
+        is_open = self.state is SessionState.OPEN
+        if is_open and not self.draining:
+            self.failover.well()
+            return False
+        if not self.failover.leaves(now, at_once=is_open and not self.window.in_flight_rows):
+            return False
+        self.uncertain_rows += self.window.in_flight_rows
+        self.failover.turn(now)
+        self.window.use_service(service_name(self.failover.index))
+        self.state = SessionState.LOST
+        if not self.failover.was_turned_away:
+            self._hello_at = now
+        return True
 
     def silent(self, now: float) -> bool:
         """Nothing was heard for so long that the connection should be replaced."""
@@ -251,6 +279,7 @@ class ProducerSession:
         if self.state is not SessionState.GREETING:
             return
         self.last_error = f"the service refuses the stream ({refused.code}): {refused.text}"
+        self.failover.refused(for_good=not refused.retry)
         self.state = SessionState.LOST if refused.retry else SessionState.REFUSED
         self._hello_at = now + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, RETRY_SECONDS[1])

@@ -56,7 +56,8 @@ class SurvivingWindow(SendWindow):
     def __init__(self, schema: Schema, pool: SlabPool, journal: Journal) -> None:
         super().__init__(schema, pool=pool)
         self._journal = journal
-        self._service = ""
+        #: whose numbers the batches have
+        self.service = ""
         self._replaying: list[Slab] = []
 
     def _write(self, *operation: Any) -> None:
@@ -100,9 +101,9 @@ class SurvivingWindow(SendWindow):
         return super().drop_oldest_unsent(reason)
 
     def use_service(self, name: str) -> None:
-        if name != self._service:
+        if name != self.service:
             self._write("use_service", name)
-        self._service = name
+        self.service = name
         super().use_service(name)
 
     def _take(self, rows: int) -> None:
@@ -137,7 +138,7 @@ class SurvivingWindow(SendWindow):
         """The whole window but its rows, as the operation that a journal begins with."""
         marks = {name: marks.state() for name, marks in self._marks_of.items()}
         return [
-            "state", self.next_row, asdict(self.books), self._service, marks,
+            "state", self.next_row, asdict(self.books), self.service, marks,
             [_plain(batch) for batch in self._in_flight], [_plain(batch) for batch in self._unsent],
         ]  # fmt: skip
 

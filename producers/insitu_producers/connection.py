@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 
 import zmq
 
@@ -60,10 +61,10 @@ class Waker:
 
 
 class Connection:
-    """One DEALER socket after another to one endpoint, served by one thread.
+    """One DEALER socket after another to the service that is in use, served by one thread.
 
     Args:
-        endpoint: such as `tcp://127.0.0.1:5555` or `ipc:///run/insitu.sock`.
+        endpoints: of every service, such as `tcp://127.0.0.1:5555` or `ipc:///run/insitu.sock`.
         session: the state machine; used under `changed` only.
         changed: the lock of window and session; notified when room or state changes.
         credentials: what the socket proves itself with.
@@ -71,7 +72,7 @@ class Connection:
 
     def __init__(
         self,
-        endpoint: str,
+        endpoints: Sequence[str],
         session: ProducerSession,
         changed: threading.Condition,
         credentials: Credentials,
@@ -79,7 +80,7 @@ class Connection:
         self.garbage_messages = 0
         self.failure: BaseException | None = None
         self.dialogue = Dialogue(session)
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._session = session
         self._changed = changed
         self._credentials = credentials
@@ -89,7 +90,7 @@ class Connection:
         except zmq.ZMQError as error:
             self._context.term()
             raise ProducerError(
-                f"endpoint {endpoint!r} cannot be used: {error}",
+                f"endpoint {self._endpoint!r} cannot be used: {error}",
                 allowed="tcp://HOST:PORT or ipc://PATH",
             ) from None
         self._waker = Waker()
@@ -101,6 +102,11 @@ class Connection:
         self._started_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="insitu-producer", daemon=True)
         self._thread.start()
+
+    @property
+    def _endpoint(self) -> str:
+        """Of the service that is in use."""
+        return self._endpoints[self._session.failover.index]
 
     # -- called by other threads -------------------------------------------------------------
 
@@ -248,11 +254,15 @@ class Connection:
 
     def _watch(self) -> None:
         now = time.monotonic()
+        former, switches = self._endpoint, self._session.failover.switches
         with self._changed:
             silent = self.dialogue.gives_up(now)
             if silent:
                 self._changed.notify_all()
             self._tell()
+        failover = self._session.failover
+        if failover.switches > switches and not failover.tried_all:  # once, not round and round
+            self._tell_turned(former)
         fault = self._handshakes.fault()
         if fault is not None:
             self._handshake_failed(fault, now)
@@ -264,6 +274,16 @@ class Connection:
             if absent and now - self._started_at > _SLOW_START_SECONDS:
                 self._told_absent = True
                 logger.warning("no service at %s yet; going on", self._endpoint)
+
+    def _tell_turned(self, former: str) -> None:
+        session = self._session
+        logger.warning(
+            "%s does not serve us (%s); turning to %s; so far %d rows may be at two services",
+            former,
+            session.last_error or "it is silent",
+            self._endpoint,
+            session.uncertain_rows,
+        )
 
     def _handshake_failed(self, fault: Fault, now: float) -> None:
         """Keep the reason for whoever waits, and say it once; the keys may be mended meanwhile."""

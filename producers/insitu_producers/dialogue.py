@@ -62,11 +62,12 @@ class Dialogue:
         return self._session.hello(now) if self._session.receive(message, now) else None
 
     def gives_up(self, now: float) -> bool:
-        """Nothing was heard for too long: the socket is to be replaced by a new one."""
-        if not self._session.silent(now):
-            return False
-        self._session.lost()
-        return True
+        """Nothing was heard for too long, or another service is next: a new socket is needed."""
+        if self._session.silent(now):
+            self._session.lost()
+            self._session.turns(now)
+            return True
+        return self.stop_at is None and self._session.turns(now)
 
     def waits_to_send(self, now: float) -> bool:
         """Whether a HELLO waits for the socket."""

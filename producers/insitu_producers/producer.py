@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +16,11 @@ from insitu.errors import InsituError, InternalError, ProducerError
 from insitu.schema import Schema
 from insitu.wire.batches import Label, Span
 from insitu.wire.checksum import checksum
+from insitu.wire.failover import Failover, service_index, service_name
 from insitu.wire.rows import Array
 from insitu.wire.sender import SendWindow
 from insitu.wire.session import Identity, ProducerSession, SessionState
+from insitu.wire.surviving import SurvivingWindow
 from insitu.wire.values import CURSOR, TASK, Cursor
 from insitu.wire.when_full import when_full as policy_named
 from insitu_producers.columns import (
@@ -36,6 +38,8 @@ from insitu_producers.window_keeper import WindowKeeper
 
 #: how far a row has got at the service, and `flush` waits
 LEVELS = ("accepted", "durable", "trained")
+#: a service is given so long at least to answer at all
+LEAST_FAILOVER_SECONDS = 0.1
 EVALUATE = 1  # insitu.batch.SampleFlag, which this client cannot import: it has torch
 NO_REPLAY = 2
 #: from this size on a push is hashed when it is copied, below when it is sent
@@ -89,7 +93,9 @@ class Producer:
     Everything that is dropped is counted in `stats()` and told to the service.
 
     Args:
-        endpoint: such as `tcp://127.0.0.1:5555`.
+        endpoint: such as `tcp://127.0.0.1:5555`; or several, each of a service of its own: the
+            next one is used when the present one is gone, refuses us or drains. Always in the
+            same order. What that does to exactness is in docs/producers.md.
         stream: name of the stream at the service.
         producer_id: name of this producer, unique in the stream. A second producer with the
             same name takes over, and the first one's next push raises.
@@ -104,6 +110,7 @@ class Producer:
         secret_key_file: file with our secret key, for such a service; else of the environment,
             see `insitu_producers.credentials`.
         epoch: number of this run of the producer, rising from run to run; by default the clock.
+        failover_seconds: how long the present one of several services may be gone.
         window_directory: where the window lives in files, on a disk or in /dev/shm, so that it
             survives this process: a producer of the same stream, id and directory sends again
             what was pushed and not taken, each row once. It is preallocated. Not for shared file
@@ -121,7 +128,7 @@ class Producer:
 
     def __init__(
         self,
-        endpoint: str,
+        endpoint: str | Sequence[str],
         *,
         stream: str,
         producer_id: str,
@@ -134,6 +141,7 @@ class Producer:
         server_key: str = "",
         secret_key_file: str | os.PathLike[str] | None = None,
         epoch: int | None = None,
+        failover_seconds: float = 10.0,
         window_directory: str | os.PathLike[str] | None = None,
     ) -> None:
         for what, text in (("stream", stream), ("producer_id", producer_id)):
@@ -147,7 +155,15 @@ class Producer:
         )
         shown = self._credentials.token
         self._identity = Identity(producer_id, 0, stream, host_id(), boot_id(), shown)
-        self._endpoint = endpoint
+        self._endpoints = [endpoint] if isinstance(endpoint, str) else [*endpoint]
+        if not self._endpoints:
+            raise ProducerError("endpoint is an empty list", allowed="one address or more")
+        if not failover_seconds >= LEAST_FAILOVER_SECONDS:
+            raise ProducerError(
+                f"failover_seconds is {failover_seconds}",
+                allowed=f"{LEAST_FAILOVER_SECONDS} or more",
+            )
+        self._failover_seconds = failover_seconds
         self._policy = policy_named(when_full)
         self._block_timeout_seconds = block_timeout_seconds
         self._window_bytes = window_bytes
@@ -169,6 +185,11 @@ class Producer:
         except BaseException:
             self._keeper.close(remove=False)
             raise
+
+    @property
+    def _endpoint(self) -> str:
+        """Of the service that is in use, for messages to people."""
+        return self._endpoints[self._line.session.failover.index if self._line else 0]
 
     # -- pushing -----------------------------------------------------------------------------
 
@@ -354,8 +375,12 @@ class Producer:
                 allowed=f"{2 * schema.row_bytes} or more",
             )
         window = self._keeper.window(schema)
-        session = ProducerSession(window, replace(self._identity, epoch=self._keeper.epoch))
-        connection = Connection(self._endpoint, session, self._changed, self._credentials)
+        place = service_index(window.service) if isinstance(window, SurvivingWindow) else 0
+        failover = Failover(len(self._endpoints), self._failover_seconds, place)
+        window.use_service(service_name(failover.index))
+        identity = replace(self._identity, epoch=self._keeper.epoch)
+        session = ProducerSession(window, identity, failover)
+        connection = Connection(self._endpoints, session, self._changed, self._credentials)
         self._line = Line(window, session, connection)
         return self._line
 

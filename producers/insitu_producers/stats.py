@@ -26,7 +26,11 @@ class ProducerStats:
         accepted_seq, durable_seq, trained_seq: newest batch that the service has accepted, has on
             its disk, has trained, with all before it. 0 for none; durable needs a log.
         accepted_row, durable_row, trained_row: the row behind that batch.
+            All six are of the service that is in use.
         reconnects: sessions after the first.
+        failovers: how often another one of several services was turned to.
+        uncertain_rows: sent to a service that was then left without its word, and sent to the
+            next: the one that was left may have taken them, too.
         blocked_seconds: how long pushes waited for room, in all.
         credit_rows: rows that may be sent beyond all that was.
         window_used_ratio: 0 to 1.
@@ -58,6 +62,8 @@ class ProducerStats:
     durable_row: int = 0
     trained_row: int = 0
     reconnects: int = 0
+    failovers: int = 0
+    uncertain_rows: int = 0
     blocked_seconds: float = 0.0
     credit_rows: int = 0
     window_used_ratio: float = 0.0
@@ -99,6 +105,8 @@ def read_stats(
         durable_row=window.row_of(window.durable) if window.durable else 0,
         trained_row=window.trained_row,
         reconnects=max(0, session.sessions - 1),
+        failovers=session.failover.switches,
+        uncertain_rows=session.uncertain_rows,
         blocked_seconds=session.blocked_seconds,
         credit_rows=window.credit_rows(),
         window_used_ratio=window.pool.used_ratio,
