@@ -196,6 +196,19 @@ def test_a_network_learns_the_same_from_padded_batches(strategies: tuple[str, ..
         assert_same(padded_one[name], plain[name])
 
 
+def test_rows_that_were_masked_before_stay_so_in_a_padded_network() -> None:
+    one, other = make(), make(padded_rows=8)
+    mask = torch.tensor([True, False, True, True, False])
+    for model, rows, real in ((one, fields(5, 3)[mask], None), (other, fields(5, 3), mask)):
+        update = HebbianUpdate(model)
+        with update.recording(mask=real):
+            model(rows)
+            model(rows)
+        update.step()
+        assert all(part.mask is None for part in (*update.layers, *update.standardisations))
+    torch.testing.assert_close(other.state_dict(), one.state_dict(), rtol=1e-4, atol=1e-5)
+
+
 def test_labels_of_padded_batches_reach_a_supervised_layer() -> None:
     block = {"kernels": CLASSES, "rule": {"name": "supervised_soft"}, "eta": 0.1, "radius": 1.0}
     options = {"blocks": [CONVOLUTION, block], "head": "scale"}

@@ -18,7 +18,7 @@ class PaddedRows:
 
     Rows of zeros are put behind the real ones, masked in all Hebbian layers and standardisations,
     and cut off again. So shapes hardly ever change, which is what compiled and captured graphs
-    want, and what is learned is the same.
+    want, and what is learned is the same. Rows that were masked before stay so.
 
     Deviations: sums over a larger batch are taken in another order, so weights and statistics
     agree to rounding; counts agree exactly.
@@ -52,12 +52,17 @@ class PaddedRows:
         if count > size:
             size *= -(-count // size)
         behind = [0, 0] * (rows.dim() - 1) + [0, size - count]
-        real = torch.arange(size, device=rows.device) < count
+        given = self._parts[0].mask if self._parts else None
+        if given is None:
+            given = torch.ones(count, dtype=torch.bool, device=rows.device)
+        real = functional.pad(given, (0, size - count))
         for layer in self._layers:
             if layer.labels is not None and layer.labels.shape == (count,):
                 layer.labels = functional.pad(layer.labels, (0, size - count), value=-1)
+        before = [part.mask for part in self._parts]
         set_mask(self._parts, real)
         try:
             return function(functional.pad(rows, behind))[:count]
         finally:
-            set_mask(self._parts, None)
+            for part, mask in zip(self._parts, before, strict=True):
+                part.mask = mask
