@@ -13,11 +13,11 @@ SOURCES := $(PACKAGES) tests
 # The stamp is newer than what it was installed from; a second `make` starts at once.
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types imports pytest format docs bench clean
+.PHONY: help install demo test lint types imports pytest format docs bench chaos chaos-long clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP) ## make the virtual environment and install everything
 
@@ -53,6 +53,12 @@ docs: $(STAMP) ## write the generated tables of README.md and insitu/docs/
 
 bench: $(STAMP) ## measure against the floors (quiet machine, about ten minutes)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+chaos: $(STAMP) ## break real processes for some minutes; prints the books and the figures
+	cd tests && ../$(BIN)/python -m chaos short
+
+chaos-long: $(STAMP) ## the same at length: hundreds of kills, millions of messages, a soak (hours)
+	cd tests && ../$(BIN)/python -m chaos long
 
 clean: ## remove the virtual environment, caches and the demo's output
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build demo-output
