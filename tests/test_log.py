@@ -194,10 +194,10 @@ def test_a_torn_tail_is_cut_and_the_log_goes_on(disk: FileSystemDisk) -> None:
     assert [each.number for each in found] == [1, 2]
     assert recovery.torn_bytes > 100
     assert "digest" in recovery.torn_reason
-    assert batch(log, 7) == 3
+    assert batch(log, 7, rows=1) == 3
     log.close()
     log, found, recovery = opened(disk)
-    assert [each.payload for each in found] == [payload(v, 2).tobytes() for v in (1, 2, 7)]
+    assert [each.payload[:32] for each in found] == [payload(v, 1).tobytes() for v in (1, 2, 7)]
     assert recovery.torn_bytes == 0
     log.close()
 
@@ -316,6 +316,25 @@ def test_files_that_are_not_ours_are_left_alone(disk: FileSystemDisk) -> None:
         "notes.txt", "segment-00000000000000000002.log.bak", "segment-1.log",
     )  # fmt: skip
     assert (disk.directory / "notes.txt").read_bytes() == b"mine"
+    log.close()
+
+
+def test_a_segment_of_another_log_does_not_continue_this_one(
+    disk: FileSystemDisk, tmp_path: Path
+) -> None:
+    other = FileSystemDisk(tmp_path / "other")
+    for each, start in ((disk, 0), (other, 100)):
+        log, *_ = opened(each, segment_bytes=1024)
+        for value in range(start, start + 12):
+            batch(log, value)
+        log.close()
+    name = sorted(disk.names())[-1]
+    assert name in other.names()
+    (other.directory / name).replace(disk.directory / name)
+    other.close()
+    log, found, recovery = opened(disk)
+    assert [each.number for each in found] == list(range(1, int(name[8:28])))
+    assert "does not continue the chain" in recovery.torn_reason
     log.close()
 
 

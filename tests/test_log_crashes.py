@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from insitu.stream.log.errors import LogFailed, LogFull
 from insitu.stream.log.reader import LogReader
 from insitu.stream.log.record import Kind
+from insitu.stream.log.segment import segment_name
 from insitu.stream.log.stream_log import StreamLog
 from logged import Found, copied, counting_clock, opened, payload, stamp
 from simulated_disk import Crashed, Operation, Partly, SimulatedDisk
@@ -161,6 +162,7 @@ class LogMachine(RuleBasedStateMachine):
     def crash(self, power: bool, seed: int) -> None:
         self.random.seed(seed)
         self._restart(power=power)
+        assert power or self.torn_bytes == 0, "a failed write left something behind"
 
     @rule(
         what=st.sampled_from(["append", "sync", "prepare", "release"]),
@@ -315,7 +317,7 @@ class LogMachine(RuleBasedStateMachine):
         for each in found:
             self._check(each)
         assert recovery.foreign == ()
-        self.log = log
+        self.log, self.torn_bytes = log, recovery.torn_bytes
 
 
 LogMachine.TestCase.settings = settings(
@@ -327,3 +329,51 @@ LogMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestLog = LogMachine.TestCase
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_first_sync_after_a_kill_covers_what_the_earlier_life_wrote(seed: int) -> None:
+    disk = SimulatedDisk(Random(seed))
+    log, *_ = opened(disk, segment_bytes=1024)
+    for value in range(1, 31):
+        batch(log, value)
+    disk.kill()
+    log, found, _ = opened(disk, segment_bytes=1024)
+    assert len(found) == 30
+    assert log.synced < 30
+    assert log.sync() == 30
+    disk.lose_power()
+    log, found, _ = opened(disk, segment_bytes=1024)
+    assert len(found) == 30
+    log.close()
+
+
+@pytest.mark.parametrize("part", [0.3, 1.0])
+@pytest.mark.parametrize("power", [False, True])
+def test_a_failed_write_leaves_nothing_behind(part: float, power: bool) -> None:
+    disk = SimulatedDisk(Random(0))
+    log, *_ = opened(disk, segment_bytes=1 << 16)
+    batch(log, 1)
+    log.sync()
+
+    def before(operation: Operation) -> None:
+        if operation.name == "write":
+            raise Partly(int(part * operation.size_bytes), OSError(errno.ENOSPC, "full"))
+
+    disk.before = before
+    with pytest.raises(LogFull, match="full"):
+        batch(log, 2, rows=1000)
+    disk.before = lambda _operation: None
+    batch(log, 3, rows=1)
+    assert not any(disk.bytes_of(segment_name(1))[1000:])
+    if power:
+        disk.lose_power()
+    else:
+        disk.kill()
+    log, found, recovery = opened(disk, segment_bytes=1 << 16)
+    assert [each.payload for each in found] in (
+        [payload(1, 2).tobytes()],
+        [payload(1, 2).tobytes(), payload(3, 1).tobytes()],
+    )
+    assert power or (len(found), recovery.torn_bytes) == (2, 0)
+    log.close()

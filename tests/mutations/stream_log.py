@@ -1,0 +1,96 @@
+"""The stream log without its checks, its syncs, its cuts; the audit without its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from insitu.stream.log.record import HEADER_BYTES as _HEADER_BYTES
+from insitu.stream.log.record import Header, Record, decode_header, decode_meta
+from mutations.base import Mutation, constantly
+
+LOG = "tests/test_log.py"
+CRASHES = "tests/test_log_crashes.py"
+FORMAT = "tests/test_log_format.py"
+AUDIT = "tests/test_stream_audit.py"
+
+
+def _undigested(header: Header, body: memoryview) -> Record | str:
+    begin = header.meta_end - _HEADER_BYTES
+    return decode_meta(
+        header, body[: header.meta_bytes], body[begin : begin + header.payload_bytes]
+    )
+
+
+def _unseeded(data: Any, seed: int | None) -> Header | str:
+    return decode_header(data, None)
+
+
+def _sync_names_only(self: Any, files: Sequence[Any], *, names: bool) -> None:
+    if names:
+        self._disk.sync_names()
+
+
+def _sync_files_only(self: Any, files: Sequence[Any], *, names: bool) -> None:
+    for file in files:
+        file.sync()
+
+
+def _sync_and_go_on(self: Any, files: Sequence[Any], *, names: bool) -> None:
+    try:
+        for file in files:
+            file.sync()
+        self._sync_found()
+        self._disk.sync_names()
+    except OSError:
+        pass
+
+
+def _records_only(records: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return records.astype(np.uint64)
+
+
+_SYNC = "insitu.stream.log.stream_log:StreamLog._sync"
+
+MUTATIONS = {
+    "log: digests are not checked": Mutation(
+        "insitu.stream.log.segment_reader:decode_body", _undigested, CRASHES
+    ),
+    "log: headers are not checked": Mutation(
+        "insitu.stream.log.segment_reader:decode_header", _unseeded, FORMAT
+    ),
+    "log: segments need not continue the chain": Mutation(
+        "insitu.stream.log.recovery:Scan._misfit", constantly(""), LOG
+    ),
+    "log: data is not synced": Mutation(_SYNC, _sync_names_only, CRASHES),
+    "log: names are not synced": Mutation(_SYNC, _sync_files_only, CRASHES),
+    "log: what an earlier life wrote is not synced": Mutation(
+        "insitu.stream.log.stream_log:StreamLog._sync_found", constantly(None), CRASHES
+    ),
+    "log: a failed sync is forgotten": Mutation(_SYNC, _sync_and_go_on, CRASHES),
+    "log: the cache is believed after a failed sync": Mutation(
+        "insitu.stream.log.recovery:UNSYNCED_NAME", "another", CRASHES
+    ),
+    "log: a torn tail is not cut": Mutation(
+        "insitu.stream.log.recovery:cut", constantly(None), LOG
+    ),
+    "log: a failed write is not cleared": Mutation(
+        "insitu.stream.log.stream_log:cut", constantly(None), CRASHES
+    ),
+    "log: damage behind is taken for a tear": Mutation(
+        "insitu.stream.log.recovery:promised_behind", constantly(0), LOG
+    ),
+    "log: a damaged segment is taken for a tear": Mutation(
+        "insitu.stream.log.recovery:promised_by", constantly(0), LOG
+    ),
+    "log: released while it is needed": Mutation(
+        "insitu.stream.log.stream_log:StreamLog._oldest_unneeded",
+        lambda self, upto, now: self._segments[0] if len(self._segments) > 1 else None,
+        CRASHES,
+    ),
+    "audit: rows of a record are alike": Mutation(
+        "insitu.stream.audit:row_numbers", _records_only, AUDIT
+    ),
+}
