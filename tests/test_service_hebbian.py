@@ -84,9 +84,16 @@ def test_images_through_a_stop_as_without_one(tmp_path: Path) -> None:
     held_out = [push for push in pushes if push.evaluate]
     training = [push for push in pushes if not push.evaluate][:12]
     steps = math.ceil(sum(push.rows for push in training) / 10)
+    whole_config, parts_config = (
+        example("hebbian_digits.yaml", tmp_path / name, padded_rows=20)
+        for name in ("whole", "parts")
+    )
+    plasticity = {"standardisation": "per_task", "third_factor": {"source": "surprise"}}
+    for config in (whole_config, parts_config):
+        config["strategies"].append({"name": "kernel_plasticity", "options": plasticity})
     with (
-        daemon_in(tmp_path / "whole", example("hebbian_digits.yaml", tmp_path / "whole")) as whole,
-        daemon_in(tmp_path / "parts", example("hebbian_digits.yaml", tmp_path / "parts")) as parts,
+        daemon_in(tmp_path / "whole", whole_config) as whole,
+        daemon_in(tmp_path / "parts", parts_config) as parts,
     ):
         whole.launch()
         parts.start()
