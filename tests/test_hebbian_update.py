@@ -374,7 +374,7 @@ def test_of_equal_kernels_the_first_wins(layout: torch.memory_format, many: bool
     torch.testing.assert_close(competition.soft_shares(u, 0.3), shares)
 
 
-def test_half_precision_takes_the_plain_operators_to_the_same_end() -> None:
+def test_half_precision_comes_to_the_same_end() -> None:
     u = torch.randn(3, 5, 4, 4, generator=generator(0)).bfloat16()
     for found, expected in (
         (competition.signed_shares(u, 0.5), competition.signed_shares(u.float(), 0.5)),

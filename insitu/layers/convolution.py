@@ -53,6 +53,7 @@ class HebbianConvolution(HebbianLayer):
         groups: int = 1,
         initial_weights: InitialWeights = "normal",
         radius: float | None = None,
+        activations: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         _check_channels(in_channels, out_channels, groups)
@@ -63,6 +64,7 @@ class HebbianConvolution(HebbianLayer):
             learning_rates,
             initial_weights=initial_weights,
             radius=radius,
+            activations=activations,
             generator=generator,
         )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
@@ -106,7 +108,7 @@ class HebbianConvolution(HebbianLayer):
     def _potentials(self, prepared: Tensor) -> Tensor:
         return _CONVOLUTIONS[self.dimensions](
             prepared,
-            self.weight,
+            self.weight.to(prepared.dtype),
             stride=self.stride,
             padding=self._inner,
             dilation=self.dilation,
@@ -132,7 +134,7 @@ class HebbianConvolution(HebbianLayer):
         correlation: Tensor = torch.ops.aten.convolution_backward(
             activities,
             prepared,
-            self.weight,
+            self.weight.to(prepared.dtype),
             None,
             self.stride,
             self._inner,
@@ -142,7 +144,7 @@ class HebbianConvolution(HebbianLayer):
             self.groups,
             only_weights,
         )[1]
-        return correlation
+        return correlation.to(self.weight.dtype)
 
     def extra_repr(self) -> str:
         return (

@@ -48,6 +48,9 @@ class HebbianLayer(nn.Module, ABC):
         learning_rates: how fast each kernel moves.
         initial_weights, radius: see `insitu.layers.initial_weights`; the radius, unless given, is
             the rule's.
+        activations: in what precision rows and responses are, such as `torch.bfloat16`: the two
+            products, the competition and what the layer gives. Directions, weights and norms keep
+            the precision of the weights. None: that of autocast where it is on, else the weights'.
         generator: draws the weights; without it torch's global generator.
     """
 
@@ -67,6 +70,7 @@ class HebbianLayer(nn.Module, ABC):
         *,
         initial_weights: InitialWeights = "normal",
         radius: float | None = None,
+        activations: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -74,7 +78,7 @@ class HebbianLayer(nn.Module, ABC):
         if not radius > 0.0:
             raise OperatorError(f"the radius of first weights is {radius}", allowed="above 0")
         rule.check_kernels(shape[0])
-        self.rule, self.learning_rates = rule, learning_rates
+        self.rule, self.learning_rates, self.activations = rule, learning_rates, activations
         #: whether the layer learns at all
         self.plastic = True
         #: whether the next forward pass in training mode is one to learn from
@@ -115,6 +119,14 @@ class HebbianLayer(nn.Module, ABC):
             rows: (rows, channels, *places).
             labels: (rows,) integers for a rule that needs them; default: `self.labels`.
         """
+        kind = rows.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+            return self._passed(rows.to(self.activations or self.weight.dtype), labels)
+        rows = rows.to(self.activations or torch.get_autocast_dtype(kind))
+        with torch.autocast(kind, enabled=False):  # which would take some operators back to float32
+            return self._passed(rows, labels)
+
+    def _passed(self, rows: Tensor, labels: Tensor | None) -> Tensor:
         if not self.training:
             return self._potentials(self._prepared(rows))
         with torch.no_grad():
@@ -167,7 +179,8 @@ class HebbianLayer(nn.Module, ABC):
         pulled = activities if self.rule.decay == "activity" else activities * potentials
         if self.rule.decay == "magnitude":
             pulled.abs_()
-        return pulled.sum(dim=(0, *range(2, pulled.dim()))).view(self._per_kernel)
+        over = (0, *range(2, pulled.dim()))
+        return pulled.sum(dim=over, dtype=self.weight.dtype).view(self._per_kernel)
 
     @property
     def _per_kernel(self) -> tuple[int, ...]:

@@ -152,7 +152,9 @@ class KernelPlasticity(nn.Module):
                 rows that are not real by the layer's mask do not count.
         """
         mask = self.layer.mask
-        mean = activations.flatten(2).mean(dim=2) if activations.dim() > 2 else activations
+        mean = activations
+        if activations.dim() > 2:
+            mean = activations.flatten(2).mean(dim=2, dtype=self.seen_hits.dtype)
         highest = mean.topk(self.top, dim=1, sorted=False).indices
         self.seen_hits.zero_()
         counted = torch.ones_like(self.seen_hits[:1]).expand(len(highest))

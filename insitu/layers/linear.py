@@ -43,6 +43,7 @@ class HebbianLinear(HebbianLayer):
         *,
         initial_weights: InitialWeights = "normal",
         radius: float | None = None,
+        activations: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if in_features < 1 or out_features < 1:
@@ -56,6 +57,7 @@ class HebbianLinear(HebbianLayer):
             learning_rates,
             initial_weights=initial_weights,
             radius=radius,
+            activations=activations,
             generator=generator,
         )
         self.in_channels, self.out_channels = in_features, out_features
@@ -72,12 +74,14 @@ class HebbianLinear(HebbianLayer):
         return rows
 
     def _potentials(self, prepared: Tensor) -> Tensor:
-        return functional.linear(prepared, self.weight)
+        return functional.linear(prepared, self.weight.to(prepared.dtype))
 
     def _find_direction(self, activities: Tensor, prepared: Tensor, potentials: Tensor) -> None:
         decay = self._decay(activities, potentials)
-        if torch.compiler.is_compiling():  # which joins passes, but none with a product
-            correlation = torch.mm(activities.t(), prepared)
+        # the compiler joins passes, but none with a product; and a product is not added to a sum of
+        # another precision
+        if torch.compiler.is_compiling() or activities.dtype != self.weight.dtype:
+            correlation = torch.mm(activities.t(), prepared).to(self.weight.dtype)
             self.direction.copy_(torch.addcmul(correlation, self.weight, decay, value=-1.0))
             return
         torch.mul(self.weight, decay.neg_(), out=self.direction)

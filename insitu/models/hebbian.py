@@ -165,6 +165,7 @@ class Hebbian(nn.Module):
                 maps = self._through_blocks(maps)
             else:
                 maps = self._padded(self._through_blocks, maps)
+        maps = maps.to(fields.dtype)  # a block's activations may be in bfloat16
         if self.normalise_features:
             flat = functional.layer_norm(maps.flatten(1), (self.features,))
             maps = flat.view(maps.shape)

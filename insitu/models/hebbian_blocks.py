@@ -71,7 +71,11 @@ def make_stage(
 def _layer(
     block: BlockOptions, shape: tuple[int, ...], kernels: int, rule: Rule, mode: PaddingMode
 ) -> nn.Module:
-    drawn: dict[str, Any] = {"initial_weights": block.initial_weights, "radius": block.radius}
+    drawn: dict[str, Any] = {
+        "initial_weights": block.initial_weights,
+        "radius": block.radius,
+        "activations": torch.bfloat16 if block.precision == "bfloat16" else None,
+    }
     rates = block.learning_rates()
     if block.kernel_size is None:
         inputs = torch.Size(shape).numel()

@@ -157,6 +157,10 @@ class BlockOptions(BaseModel):
             description="whether the block learns; else kernels and statistics stay as they begin"
         ),
     ] = True
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="of activations; weights, norms and statistics stay in float32"),
+    ] = "float32"
     standardise: Annotated[
         bool, Field(description="standardise the input by channel over the batch")
     ] = True

@@ -4,8 +4,8 @@ On a CPU these passes over activations are what a Hebbian step costs beside its 
 they take a few rows at a time, which stay in the cache, and write in place; with channels last all
 places of these rows are one table with a column a kernel. `argmax` and `softmax` are three to ten
 times slower there than the vectorised maxima that replace them. Compiled, they are expressions that
-the compiler joins into one pass. Other devices and half precision take the plain operators. Up to
-shares of 1e-30 the results are the same.
+the compiler joins into one pass. Other devices take the plain operators. Up to shares of 1e-30 the
+results are the same.
 """
 
 from __future__ import annotations
@@ -74,10 +74,8 @@ def _argmax(potentials: Tensor) -> Tensor:
 
 
 def _in_pieces(potentials: Tensor) -> bool:
-    # without places it is the number of operators that costs, and the plain ones are fewer; below
-    # float32 the numbers of the kernels would not be exact
-    exact = potentials.dtype in (torch.float32, torch.float64)
-    return potentials.is_cpu and potentials.dim() > 2 and exact
+    # without places it is the number of operators that costs, and the plain ones are fewer
+    return potentials.is_cpu and potentials.dim() > 2
 
 
 def _by_pieces(potentials: Tensor, fill: Callable[[Tensor, Tensor], None]) -> Tensor:
@@ -85,8 +83,14 @@ def _by_pieces(potentials: Tensor, fill: Callable[[Tensor, Tensor], None]) -> Te
     result = torch.empty_like(potentials)
     rows = max(1, _VALUES_AT_ONCE // max(1, potentials[:1].numel()))
     for first in range(0, len(potentials), rows):
-        part, into = potentials[first : first + rows], result[first : first + rows]
-        fill(_table(part), _table(into))
+        part, into = (_table(whole[first : first + rows]) for whole in (potentials, result))
+        if part.dtype.itemsize >= 4:
+            fill(part, into)
+            continue
+        wide = part.float()  # in less the numbers of the kernels would not be exact
+        shares = torch.empty_like(wide)
+        fill(wide, shares)
+        into.copy_(shares)
     return result
 
 
