@@ -21,7 +21,7 @@ from insitu.stream.log.reader import LogReader
 from insitu.stream.log.record import Kind
 from insitu.stream.log.segment import segment_name
 from insitu.stream.log.stream_log import StreamLog
-from logged import Found, copied, counting_clock, opened, payload, stamp
+from logged import Found, batch, copied, counting_clock, opened, payload, stamp
 from simulated_disk import Crashed, Operation, Partly, SimulatedDisk
 
 SEGMENT_BYTES = 10_000  # two pages and a half: records end anywhere in a page
