@@ -194,6 +194,9 @@ def test_a_network_learns_the_same_from_padded_batches(strategies: tuple[str, ..
             assert torch.equal(mine[part]["hits"], yours[part]["hits"])
     for name in ("generators", "segments", "steps"):
         assert_same(padded_one[name], plain[name])
+    seen = [state["watch"]["detectors"]["winner_divergence"] for state in (padded_one, plain)]
+    torch.testing.assert_close(seen[0], seen[1], **near)
+    assert len(plain["watch"]["detectors"]["winner_divergence"]["means"]) > 0
 
 
 def test_rows_that_were_masked_before_stay_so_in_a_padded_network() -> None:
