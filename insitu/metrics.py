@@ -218,6 +218,10 @@ _PRODUCERS = (
         "Time that pushes waited for room, as told by the producer.",
     ),
     _counter(
+        "producer_throttled_seconds", "seconds", ("producer",),
+        "Time that a producer waited for its quota (stream.producer_rate_...).",
+    ),
+    _counter(
         "producer_pushed_samples", "samples", ("producer",),
         "Samples given to push, as told by the producer.",
     ),

@@ -153,6 +153,24 @@ class StreamSection(Section):
             "A producer silent for this long has left; its task may end.", unit="seconds", gt=0
         ),
     ] = 30.0
+    producer_rate_samples_per_second: Annotated[
+        float | None,
+        setting(
+            "Samples that one producer may send, on average; null for any number. It is given no "
+            "more credit, so that nothing is dropped here.",
+            unit="samples/second",
+            gt=0,
+        ),
+    ] = None
+    producer_rate_bytes_per_second: Annotated[
+        float | None,
+        setting(
+            "Bytes that one producer may send, on average; null for any number. The smaller of "
+            "the two rates counts.",
+            unit="bytes/second",
+            gt=0,
+        ),
+    ] = None
     token_file: Annotated[
         OptionalPath, setting("File with the secret that producers must show; none when null.")
     ] = None

@@ -133,6 +133,11 @@ class Receiver:
         begun = self._open.payload_bytes if self._open is not None else 0
         return self._credit_bytes - self._settled_bytes - begun
 
+    @property
+    def unsettled_bytes(self) -> int:
+        """Credit that was given and for which no batch was settled yet."""
+        return self._credit_bytes - self._settled_bytes
+
     def resume(self, hello: Hello) -> int:
         """Go on where the producer can: how many rows are lost because it let go of them.
 

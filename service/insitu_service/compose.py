@@ -7,6 +7,7 @@ checkpoints) comes before anything runs.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from insitu_service.learner import Learner
 from insitu_service.learning import Learning, build_learning
 from insitu_service.lobby import Lobby
 from insitu_service.logged import LogParts, ack_level, open_log
+from insitu_service.quota import Quotas
 from insitu_service.rate_limit import PeerRateLimits
 from insitu_service.reception import Reception
 from insitu_service.recorder import Recorder
@@ -183,9 +185,14 @@ def compose_ingest(
     )
     router, endpoints = bind_router(context, stream.endpoints, asked)
     send = Outbox(router, intake).send
+    quotas = Quotas.of(
+        stream.producer_rate_samples_per_second, stream.producer_rate_bytes_per_second,
+        row_bytes=schema.row_bytes, clock=time.monotonic,
+    )  # fmt: skip
     acknowledger = Acknowledger(
-        sessions, inlet, send, row_bytes=schema.row_bytes, always_room=when_full != "block"
-    )
+        sessions, inlet, send, row_bytes=schema.row_bytes, always_room=when_full != "block",
+        quotas=quotas,
+    )  # fmt: skip
     lobby = Lobby(
         sessions, inlet, terms, acknowledger, intake, send,
         timeout_seconds=stream.session_timeout_seconds,

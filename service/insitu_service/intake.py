@@ -17,6 +17,7 @@ class ProducerFigures:
     pushed_samples: int = 0
     dropped_samples: int = 0
     blocked_seconds: float = 0.0
+    throttled_seconds: float = 0.0  # waiting for its quota
 
 
 class Intake:

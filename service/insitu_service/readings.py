@@ -108,6 +108,7 @@ class Readings:
             yield _gauge("producer_credit_bytes", session.outstanding_bytes, session.producer_id)
         for name, figures in list(self._service.intake.producers.items()):
             yield _counter("producer_blocked_seconds", figures.blocked_seconds, name)
+            yield _counter("producer_throttled_seconds", figures.throttled_seconds, name)
             yield _counter("producer_pushed_samples", figures.pushed_samples, name)
             yield _counter("producer_dropped_samples", figures.dropped_samples, name)
             yield _counter("producer_accepted_samples", figures.accepted_samples, name)

@@ -42,7 +42,10 @@ class Turn:
         """How long to sleep unless something comes."""
         if self._more_to_tend:
             return 0.0
-        return PAUSE_SECONDS if self.reception.acknowledger.owes else IDLE_SECONDS
+        acknowledger = self.reception.acknowledger
+        if acknowledger.owes:
+            return PAUSE_SECONDS
+        return min(IDLE_SECONDS, max(PAUSE_SECONDS, acknowledger.throttle_seconds))
 
     def begin(self, now: float) -> None:
         away, self._turned_at = now - self._turned_at, now
@@ -90,6 +93,8 @@ class Turn:
         """After the messages; `idle`: there were none."""
         if idle or self._more_to_tend:
             self._tend()
+        if not self.reception.lobby.draining:
+            self.reception.acknowledger.ease()
         self.reception.acknowledger.settle(idle=idle)
         self.reception.lobby.expire(now)
 
