@@ -35,7 +35,7 @@ class Turn:
         self.reception = reception
         self._inlet = inlet
         self._more_to_tend = False
-        self._turned_at = now
+        self._turned_at = self._tended_at = now
 
     @property
     def waits_seconds(self) -> float:
@@ -61,7 +61,7 @@ class Turn:
         lobby = self.reception.lobby
         if drain_text is not None and not lobby.draining:
             lobby.drain(drain_text)
-        self._tend()
+        self._tend(self._turned_at)
         self.reception.acknowledger.tell_durable()
         if not lobby.draining:
             self.reception.acknowledger.renew()
@@ -91,15 +91,17 @@ class Turn:
 
     def end(self, now: float, *, idle: bool) -> None:
         """After the messages; `idle`: there were none."""
-        if idle or self._more_to_tend:
-            self._tend()
+        # with many producers there is always a message, and never an idle turn
+        if idle or self._more_to_tend or now - self._tended_at >= IDLE_SECONDS:
+            self._tend(now)
         if not self.reception.lobby.draining:
             self.reception.acknowledger.ease()
         self.reception.acknowledger.settle(idle=idle)
         self.reception.lobby.expire(now)
 
-    def _tend(self) -> None:
+    def _tend(self, now: float) -> None:
         """Let in what waits in the log, and give the room that came free by it."""
+        self._tended_at = now
         had_room = self._inlet.free_samples() > 0
         self._more_to_tend = self._inlet.tend()
         if not had_room and self._inlet.free_samples() > 0 and not self.reception.lobby.draining:

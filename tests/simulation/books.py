@@ -1,0 +1,281 @@
+"""The books: where every row is that was ever pushed, and where it may be.
+
+A *life* is one run of a producer, a *lineage* what the service knows: it goes back to the
+checkpoint when the service is restored. For every row pushed exactly one of these holds:
+
+    pending      in the producer's window, on its way, or (not settled) gone with its producer
+    present      settled, and drawn, taken in as a probe, or waiting in the ring; once
+    quarantined  settled and poisoned, never present
+    dropped      by the producer before it was ever sent, never present; or by the buffer's policy,
+                 before it came in (refused) or after
+    lost         settled by a life of the service that crashed, behind its last checkpoint
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from insitu.stream.log.record import Kind
+from insitu.stream.log.stream_log import StreamLog
+from insitu.stream.stamp import Position
+from insitu.wire.messages import AckLevel
+from insitu.wire.sender import SendWindow
+from simulation.life import Broken, Life, pending, require
+from simulation.samples import SCHEMA, read
+from simulation.service import Service
+
+
+@dataclass
+class Lineage:
+    """What the service knows: the next row of each life, the newest epochs, and what it lost."""
+
+    settled: dict[int, int] = field(default_factory=dict)
+    newest: dict[str, int] = field(default_factory=dict)
+    lost: dict[int, set[int]] = field(default_factory=dict)
+    refused: dict[int, set[int]] = field(default_factory=dict)
+
+    def copy(self) -> Lineage:
+        return Lineage(
+            dict(self.settled), dict(self.newest), _copied(self.lost), _copied(self.refused)
+        )
+
+
+def _copied(rows: dict[int, set[int]]) -> dict[int, set[int]]:
+    return {life: set(numbers) for life, numbers in rows.items()}
+
+
+class Books:
+    """Checks after every event that each row is where it may be.
+
+    Args:
+        ack_level: what the service promises.
+        when_full: the buffer's policy.
+    """
+
+    def __init__(self, ack_level: AckLevel, when_full: str) -> None:
+        self.lives: list[Life] = []
+        self.lineage = Lineage()
+        self._ack_level = ack_level
+        self._when_full = when_full
+        self._by_epoch: dict[tuple[str, int], Life] = {}
+        self._settled_once: dict[int, int] = {}  # by lives of the service that ended
+        self._durable: dict[int, int] = {}  # synced, so that nothing may undo it
+        self._record = 0  # of the log, the newest that was seen
+        self._power_was_lost = False
+        self._quarantined = self._lost = self._refused = 0  # by this life of the service
+
+    def begin_life(self, producer_id: str, epoch: int, *, poisons: bool) -> Life:
+        life = Life(len(self.lives), producer_id, epoch, poisons=poisons)
+        self.lives.append(life)
+        self._by_epoch[producer_id, epoch] = life
+        return life
+
+    # lives of the service
+
+    def service_ends(self) -> None:
+        for number, rows in self.lineage.settled.items():
+            self._settled_once[number] = max(rows, self._settled_once.get(number, 0))
+        self._quarantined = self._lost = self._refused = 0
+
+    def service_begins(self, service: Service, saved: Lineage, *, power_was_lost: bool) -> None:
+        """It knows what it must: its last checkpoint without a log, with one all that was logged.
+
+        Args:
+            saved: what the checkpoint knew.
+        """
+        if service.log is None:
+            self.lineage = saved.copy()
+            for producer_id, position in service.positions.items():
+                settled = saved.settled.get(self._life(producer_id, position).number, 0)
+                require(position.rows == settled, f"{producer_id} is restored to {position}")
+            return
+        self._power_was_lost |= power_was_lost
+        # a session alone fences nobody for longer than the service lives
+        self.lineage.newest = {name: place.epoch for name, place in service.positions.items()}
+        for life in self.lives:
+            position = service.positions.get(life.producer_id)
+            self._recover(life, position, power_was_lost=power_was_lost)
+        self._see_refusals(service.log)
+
+    def _recover(self, life: Life, position: Position | None, *, power_was_lost: bool) -> None:
+        number, lineage = life.number, self.lineage
+        epoch = -1 if position is None else position.epoch
+        before = lineage.settled.get(number, 0)
+        after = before
+        if position is None or epoch < life.epoch:
+            after = 0
+        elif epoch == life.epoch:
+            after = position.rows
+            require(after <= life.pushed, f"{life.producer_id}: {position} was never pushed")
+        least = self._durable.get(number, 0) if power_was_lost else before
+        require(after >= least, f"{life.producer_id}: {after} rows of {least} are in the log")
+        lineage.settled[number] = after
+        for rows in (lineage.lost, lineage.refused):
+            rows[number] = {row for row in rows.get(number, ()) if row < after}
+
+    def _see_refusals(self, log: StreamLog) -> None:
+        """What the dying service logged and nobody saw."""
+        reader = log.reader(min(self._record, log.appended))
+        while (record := reader.next()) is not None:
+            if record.kind == Kind.REFUSE:
+                assert record.stamp is not None
+                life = self._by_epoch[record.stamp.producer_id, record.stamp.epoch]
+                rows = range(record.stamp.first_row, record.stamp.first_row + record.rows)
+                self.lineage.refused.setdefault(life.number, set()).update(rows)
+        reader.close()
+        self._record = log.appended
+
+    def _life(self, producer_id: str, position: Position) -> Life:
+        life = self._by_epoch.get((producer_id, position.epoch))
+        if life is None:
+            raise Broken(f"{producer_id} has a position of epoch {position.epoch}")
+        return life
+
+    # after every event
+
+    def after_message(self, service: Service) -> None:
+        """Positions only grow, within what was pushed, and never for an older epoch."""
+        require(not service.intake.refused_messages["internal"], "a message raised")
+        lineage = self.lineage
+        for producer_id, position in service.positions.items():
+            life = self._life(producer_id, position)
+            newest = lineage.newest.get(producer_id, 0)
+            before = lineage.settled.get(life.number, 0)
+            if position.rows != before:
+                require(position.rows > before, f"{producer_id} goes back to row {position.rows}")
+                behind = f"{producer_id}: epoch {position.epoch} is taken from behind the fence"
+                require(position.epoch >= newest, behind)
+                self._settle(life, before, position.rows, service)
+            lineage.newest[producer_id] = max(position.epoch, newest)
+        for session in service.sessions:
+            hello = session.hello
+            require(
+                hello.epoch >= lineage.newest.get(hello.producer_id, 0),
+                f"{hello.producer_id}: a session of epoch {hello.epoch} is behind the fence",
+            )
+            lineage.newest[hello.producer_id] = hello.epoch
+        if service.log is not None:
+            self._record = service.log.appended
+            if service.log.synced == self._record:
+                self._durable.update(lineage.settled)
+
+    def _settle(self, life: Life, first: int, end: int, service: Service) -> None:
+        require(end <= life.pushed, f"{life.producer_id}: row {end - 1} was never pushed")
+        self.lineage.settled[life.number] = end
+        rows = {row for row in range(first, end) if row not in life.dropped}
+        intake = service.intake
+        if intake.lost_samples > self._lost:
+            self._lost = intake.lost_samples
+            self._settle_lost(life, rows)
+            return
+        counted = sum(intake.quarantined_samples.values())
+        refused = intake.received_samples - intake.accepted_samples - counted
+        if refused > self._refused:
+            require(self._when_full == "drop_newest", f"{refused} rows are refused")
+            require(refused == self._refused + len(rows), f"{refused} are counted, not {rows}")
+            self._refused = refused
+            self.lineage.refused.setdefault(life.number, set()).update(rows)
+            return
+        self._quarantined += len(life.poisoned & rows)
+        require(
+            counted == self._quarantined,
+            f"{counted} rows are counted as quarantined, {self._quarantined} were poisoned",
+        )
+
+    def _settle_lost(self, life: Life, rows: set[int]) -> None:
+        once = self._settled_once.get(life.number, 0)
+        require(max(rows, default=-1) < once, f"{rows} are counted lost and were not taken")
+        allowed = self._ack_level == AckLevel.RECEIVED or (
+            self._ack_level == AckLevel.LOGGED and self._power_was_lost
+        )
+        require(allowed or not rows, f"{rows} of {life.producer_id} are lost")
+        self.lineage.lost.setdefault(life.number, set()).update(rows)
+
+    def after_producer(self, life: Life, window: SendWindow) -> None:
+        """What the window let go of was settled by somebody, and as safely as promised."""
+        books = window.books
+        require(
+            books.pushed_rows == window.next_row
+            and books.pushed_rows
+            == books.acknowledged_rows
+            + books.quarantined_rows
+            + books.dropped_rows_in_all
+            + books.pending_rows,
+            f"the window's books do not balance: {books}",
+        )
+        row = window.first_available[1] - 1
+        while row in life.dropped:
+            row -= 1
+        number = life.number
+        if self._ack_level == AckLevel.DURABLE:
+            most = self._durable.get(number, 0)
+        else:
+            most = max(self.lineage.settled.get(number, 0), self._settled_once.get(number, 0))
+        require(row < most, f"{life.producer_id} let go of row {row}, of which {most} were taken")
+
+    # now and then, and at the end
+
+    def audit(self, service: Service | None, windows: dict[int, SendWindow]) -> None:
+        """Look at every row; `windows` are those of the producers that live, by their lives."""
+        if service is not None:
+            waiting, refusals_waiting = _waiting(service)
+        missing = 0
+        for life in self.lives:
+            if service is not None:
+                missing += self._audit_settled(life, service, waiting.get(life.number, set()))
+            window = windows.get(life.number)
+            if window is not None:
+                self._audit_pending(life, window)
+        if service is not None:
+            dropped = service.buffer.snapshot().dropped + refusals_waiting
+            refused = sum(map(len, self.lineage.refused.values()))
+            require(not dropped or self._when_full != "block", f"{dropped} rows were dropped")
+            if self._when_full == "drop_newest":
+                require(refused == dropped, f"{dropped} rows were dropped, {refused} refused")
+                dropped = 0
+            require(missing == dropped, f"{missing} rows are missing, {dropped} were dropped")
+
+    def _audit_settled(self, life: Life, service: Service, waiting: set[int]) -> int:
+        """How many settled rows are nowhere, and not quarantined, lost, refused, or never sent."""
+        lineage, number, record = self.lineage, life.number, service.record
+        settled = lineage.settled.get(number, 0)
+        drawn, probed = record.drawn.get(number, set()), record.probed.get(number, set())
+        require(waiting.isdisjoint(drawn), f"doubled: {waiting & drawn} are here again")
+        require(waiting.isdisjoint(probed), f"doubled: {waiting & probed} are here again")
+        gone = lineage.lost.get(number, set()) | lineage.refused.get(number, set())
+        absent = gone | life.dropped | life.poisoned
+        for present in (waiting, drawn, probed):
+            require(max(present, default=-1) < settled, f"{present} came without a position")
+            require(absent.isdisjoint(present), f"{absent & present} came and may not have")
+        here = len(waiting) + len(drawn) + len(probed)
+        return settled - here - len([row for row in absent if row < settled])
+
+    def _audit_pending(self, life: Life, window: SendWindow) -> None:
+        settled = self.lineage.settled.get(life.number, 0)
+        known = max(settled, self._settled_once.get(life.number, 0))
+        gone = set(range(known, life.pushed)).difference(pending(window), life.dropped)
+        require(not gone, f"rows {gone} of {life.producer_id} have vanished")
+
+
+def _waiting(service: Service) -> tuple[dict[int, set[int]], int]:
+    """Rows in the ring, in the log behind it, and probes that wait, by life; rows refused there."""
+    buffer, refused = service.buffer, 0
+    rows = read(buffer._ring.records["id"][buffer._scheduler.held()])
+    for probe in service.probes._batches:
+        rows += read(probe.batch.fields["id"].numpy())
+    if service.log is not None and buffer.place.record < service.log.appended:
+        reader = service.log.reader(buffer.place.record)
+        while (record := reader.next()) is not None:
+            if record.kind in (Kind.BATCH, Kind.PROBE):
+                ids = np.frombuffer(record.payload, SCHEMA.numpy_row)["id"]
+                rows += read(ids if record.keep is None else ids[record.keep])
+            elif record.kind == Kind.REFUSE:
+                refused += record.rows
+        reader.close()
+    require(len(set(rows)) == len(rows), "a row waits twice")
+    found: dict[int, set[int]] = {}
+    for life, row in rows:
+        found.setdefault(life, set()).add(row)
+    return found, refused

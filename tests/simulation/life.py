@@ -1,0 +1,60 @@
+"""One run of a producer, as the books know it: what it pushed, and what it never sent."""
+
+from __future__ import annotations
+
+from insitu.wire.sender import SendWindow
+from simulation.samples import is_poisoned
+
+
+class Broken(AssertionError):  # noqa: N818
+    """A book that does not balance, or a schedule that gets nowhere."""
+
+
+def require(holds: bool, what: str) -> None:
+    if not holds:
+        raise Broken(what)
+
+
+class Life:
+    """One run of a producer: what it pushed, and what it dropped without ever sending it."""
+
+    def __init__(self, number: int, producer_id: str, epoch: int, *, poisons: bool) -> None:
+        self.number = number
+        self.producer_id = producer_id
+        self.epoch = epoch
+        self.poisons = poisons
+        self.pushed = 0
+        self.dropped: set[int] = set()
+        self.poisoned: set[int] = set()
+        self._before: set[int] = set()
+        self._known_drops = 0
+
+    def begin_push(self, window: SendWindow) -> None:
+        self._before = set(pending(window)) if window.books.pending_rows else set()
+
+    def end_push(self, window: SendWindow) -> None:
+        """Rows that are neither in the window now nor sent were dropped."""
+        books, first = window.books, self.pushed
+        self.pushed = window.next_row
+        if books.dropped_rows_in_all != self._known_drops:
+            gone = self._before | set(range(first, self.pushed))
+            gone.difference_update(pending(window))
+            require(
+                len(gone) == books.dropped_rows_in_all - self._known_drops,
+                f"{self.producer_id} counts {books.dropped_rows} dropped rows, {gone} are gone",
+            )
+            self._known_drops = books.dropped_rows_in_all
+            self.dropped |= gone
+        if self.poisons:
+            new = range(first, self.pushed)
+            self.poisoned.update(row for row in new if is_poisoned(self.number, row))
+            self.poisoned -= self.dropped
+
+
+def pending(window: SendWindow) -> list[int]:
+    """Numbers of the rows in a window."""
+    return [
+        row
+        for batch in (*window._in_flight, *window._unsent)
+        for row in range(batch.first_row, batch.first_row + batch.rows)
+    ]

@@ -1,0 +1,57 @@
+"""A turn of the ingest thread, without a socket."""
+
+from __future__ import annotations
+
+import torch
+
+from insitu.stream.buffer import StreamBuffer
+from insitu.stream.inlet import Inlet
+from insitu.stream.pacing import FixedPace
+from insitu.stream.policies import FIFO
+from insitu.tasks import TaskLedger
+from insitu_service.acknowledger import Acknowledger
+from insitu_service.data_path import DataPath
+from insitu_service.greeting import Terms
+from insitu_service.intake import Intake
+from insitu_service.lobby import Lobby
+from insitu_service.reception import Reception
+from insitu_service.session import Sessions
+from insitu_service.turn import Turn
+from simulation.samples import ROW_BYTES, SCHEMA, door
+
+
+class Tended(Inlet):
+    """Counts how often it is tended."""
+
+    times = 0
+
+    def tend(self) -> bool:
+        self.times += 1
+        return False
+
+
+def turn_with(inlet: Inlet) -> Turn:
+    sessions, intake = Sessions(), Intake()
+    terms = Terms(SCHEMA, frozenset({"s"}), None, 10, 1 << 20, 1 << 20, "block")
+    acknowledger = Acknowledger(
+        sessions, inlet, lambda *_: None, row_bytes=ROW_BYTES, always_room=False
+    )
+    lobby = Lobby(
+        sessions, inlet, terms, acknowledger, intake, lambda *_: None, timeout_seconds=10.0
+    )
+    data_path = DataPath(inlet, door(), acknowledger, intake, lambda *_: None, drops_newest=False)
+    reception = Reception(sessions, lobby, data_path, acknowledger, intake, lambda *_: None)
+    return Turn(reception, inlet, 0.0)
+
+
+def test_the_log_is_tended_though_there_are_always_messages() -> None:
+    """A disk that was full is asked again, however many producers say that they wait."""
+    buffer = StreamBuffer(
+        SCHEMA, 8, FIFO(8), FixedPace(), TaskLedger(), generator=torch.Generator().manual_seed(0)
+    )
+    inlet = Tended(buffer, lambda *_: True)
+    turn = turn_with(inlet)
+    for tenth in range(1, 51):
+        turn.begin(tenth / 10)
+        turn.end(tenth / 10, idle=False)
+    assert 4 <= inlet.times <= 6
