@@ -20,7 +20,7 @@ from chaos.targets import NAMES, corpus, load
 _MOST_SECONDS = 5.0
 _WARM_SHARE = 0.2
 #: longer ones are there for what they are; damage to them would find nothing for its cost
-_MOST_SEED_BYTES = 1024
+_MOST_SEED_BYTES = 1536
 
 
 @dataclass

@@ -38,7 +38,7 @@ def main(name: str, seconds: int) -> None:
     grown = CORPUS / f"{name}.grown"
     grown.mkdir(exist_ok=True)
     words = [
-        sys.argv[0], f"-max_total_time={seconds}", f"-max_len={_MOST_BYTES}", "-timeout=10",
+        sys.argv[0], f"-max_total_time={seconds}", f"-max_len={_MOST_BYTES}", "-timeout=60",
         "-rss_limit_mb=4096", "-print_final_stats=1", str(grown), str(CORPUS / name),
     ]  # fmt: skip
     atheris.Setup(words, run)

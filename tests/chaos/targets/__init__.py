@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 CORPUS = Path(__file__).resolve().parent.parent / "corpus"
-NAMES = ("wire", "checkpoint", "config", "http")
+NAMES = ("wire", "checkpoint", "config", "http", "log")
 
 
 def load(name: str) -> Callable[[bytes], None]:
