@@ -9,7 +9,7 @@ the meaning of every field.
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -117,7 +117,7 @@ class Hello:
     capabilities: Texts
     host_id: Name
     boot_id: Name
-    token: Token
+    token: Token = field(repr=False)
     first_available_seq: Number
     first_available_row: Count
 

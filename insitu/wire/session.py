@@ -15,7 +15,7 @@ No I/O and no clock: the time is passed in, in seconds of a monotonic clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from insitu.wire.checksum import capabilities
@@ -65,7 +65,7 @@ class Identity:
     stream: str
     host_id: str = ""
     boot_id: str = ""
-    token: str = ""
+    token: str = field(default="", repr=False)
 
 
 class ProducerSession:

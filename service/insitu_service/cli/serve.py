@@ -21,12 +21,17 @@ def serve(run: Path, resume: bool, overrides: tuple[str, ...]) -> int:
     one quits at once. SIGUSR1 checkpoints, SIGHUP reads the configuration again, SIGQUIT prints
     all stacks.
     """
+    from insitu_service.compiled_code import compile_in_private, keep_compiled
+
+    compile_in_private()
     from insitu.config import Config, load_config
 
     def read() -> Config:
         return load_config(run, overrides, os.environ)
 
     config = read()
+    if config.trainer.compile and config.checkpoint.directory is not None:
+        keep_compiled(config.checkpoint.directory.absolute())
     from insitu_service.serving import serve
 
     return serve(config, resume=resume, reread=read)
