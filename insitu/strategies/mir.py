@@ -130,7 +130,7 @@ class MaximallyInterferedRetrieval(Rehearsal):
     def _at_the_model(self) -> Criterion:
         """The copy, with the weights and statistics that the model has now."""
         real = self._criterion
-        if self._virtual is None:
+        if self._virtual is None or _differ(real, self._virtual):
             self._virtual = Criterion(
                 copy.deepcopy(real.module),
                 real.objective,
@@ -158,6 +158,12 @@ def _copy(source: Criterion, target: Criterion, *, buffers_only: bool = False) -
         torch._foreach_copy_(list(target.module.parameters()), list(source.module.parameters()))
     for own, other in zip(target.module.buffers(), source.module.buffers(), strict=True):
         own.copy_(other)
+
+
+def _differ(one: Criterion, other: Criterion) -> bool:
+    """Whether tables of statistics have grown since the copy was made."""
+    pairs = zip(one.module.buffers(), other.module.buffers(), strict=True)
+    return any(own.shape != copied.shape for own, copied in pairs)
 
 
 def _copy_modes(source: Criterion, target: Criterion) -> None:
