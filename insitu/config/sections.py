@@ -54,6 +54,16 @@ class ServiceSection(Section):
     allow_root: Annotated[
         bool, setting("Leaves out the warning that the service runs as root, as in a container.")
     ] = False
+    hang_seconds: Annotated[
+        float,
+        setting(
+            "A worker that has not come by for so long hangs: the stacks of all threads go to "
+            "stderr and the process ends with code 8, to be started again with --resume. Longer "
+            "than the longest step, evaluation or compilation.",
+            unit="seconds",
+            ge=3,
+        ),
+    ] = 300.0
     drain_seconds: Annotated[
         float,
         setting(

@@ -116,7 +116,7 @@ class LoggedInlet(Inlet):
 
     @property
     def problem(self) -> str:
-        return self._problem or self.log.broken
+        return self.log.broken or self._problem
 
     def reserve(self, rows: int) -> Reservation | None:
         if self.problem:
@@ -210,7 +210,17 @@ class LoggedInlet(Inlet):
         return self._buffer.producers_in_tasks() | self._backlog_producers
 
     def tend(self) -> bool:
-        """Append what waits, and let the backlog in as the ring has room."""
+        """Append what waits, and let the backlog in as the ring has room.
+
+        Raises:
+            LogFailed: the log is broken, and only a restart tells what of it is there.
+        """
+        if self.log.broken:
+            raise LogFailed(
+                f"the stream log is broken: {self.log.broken}",
+                consequence="the service stops, and what was acknowledged as durable is safe",
+                remedy="see to the disk, then start again with --resume",
+            )
         self._append_marks()
         self._look_after_log()
         playback = self._playback

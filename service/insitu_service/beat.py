@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class Beat:
@@ -10,18 +11,20 @@ class Beat:
 
     Args:
         limit_seconds: older than this counts as stuck.
+        clock: seconds, rising.
     """
 
-    def __init__(self, limit_seconds: float) -> None:
+    def __init__(self, limit_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit_seconds = limit_seconds
-        self._last = time.monotonic()
+        self._clock = clock
+        self._last = clock()
 
     def __call__(self) -> None:
-        self._last = time.monotonic()
+        self._last = self._clock()
 
     @property
     def age_seconds(self) -> float:
-        return time.monotonic() - self._last
+        return self._clock() - self._last
 
     @property
     def alive(self) -> bool:

@@ -8,6 +8,7 @@ from types import FrameType
 
 from insitu.checkpoint import CheckpointDamaged, CheckpointFailed, NoGoodCheckpoint
 from insitu.errors import InsituError, InternalError
+from insitu.stream.log.errors import LogFailed, LogFull, LogInUse
 from insitu.trainer import NonFiniteLoss
 from insitu_service import exit_codes
 
@@ -30,7 +31,7 @@ def exit_code_of(failure: BaseException) -> int:
     by_type: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int], ...] = (
         (NonFiniteLoss, exit_codes.NON_FINITE),
         ((NoGoodCheckpoint, CheckpointDamaged), exit_codes.CHECKPOINT),
-        ((CheckpointFailed, MemoryError), exit_codes.RESOURCE),
+        ((CheckpointFailed, MemoryError, LogFailed, LogFull, LogInUse), exit_codes.RESOURCE),
         (InternalError, exit_codes.INTERNAL),
         (InsituError, exit_codes.PLUGIN),
     )

@@ -52,8 +52,6 @@ from insitu_service.tally import Tally
 _log = logging.getLogger("insitu.compose")
 
 NO_SECRETS = Secrets()
-#: a worker that has not come by for this long is stuck; a step may take a while
-_STUCK_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Service:
     commands: CommandQueue
     ingest: Ingest
     learner: Learner
-    beats: tuple[Beat, ...]
+    learner_beat: Beat
     resumed_from: Path | None
     inlet: Inlet
     log: LogParts | None
@@ -105,14 +103,14 @@ def compose(
     buffer.on_room = ingest.wake
     if log is not None:
         log.syncer.on_synced = ingest.wake
-    learner_beat = Beat(_STUCK_SECONDS)
+    learner_beat = Beat(config.service.hang_seconds)
     learner = learning.learner(
         ingest.drain, learner_beat, backlog_samples=lambda: inlet.backlog_samples
     )
     return Service(
         config, learning.device, buffer, trainer, intake, allow_list, learning.tally, sessions,
         learning.examiner, recorder, door, learning.writer, learning.hooks, learning.commands,
-        ingest, learner, (ingest.beat, learner_beat), resumed_from, inlet, log,
+        ingest, learner, learner_beat, resumed_from, inlet, log,
         fill.unseen_samples + inlet.backlog_samples, fill.dropped,
     )  # fmt: skip
 
@@ -210,7 +208,8 @@ def compose_ingest(
     watch = ConnectionWatch(
         router, sessions, intake, strangers, max_message_bytes=stream.max_message_bytes
     )
-    return Ingest(router, reception, inlet, watch, gatekeeper, endpoints, beat=Beat(_STUCK_SECONDS))
+    beat = Beat(config.service.hang_seconds)
+    return Ingest(router, reception, inlet, watch, gatekeeper, endpoints, beat=beat)
 
 
 #: the optimum of throughput over tcp and ipc; larger frames let heartbeats starve

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 from insitu.errors import InsituError
-from insitu_service.beat import Beat
+from insitu_service.alarm import Alarm
 from insitu_service.blame import exit_code_of
 from insitu_service.commands import CommandQueue
 from insitu_service.exit_codes import OK
@@ -22,6 +23,7 @@ from insitu_service.ingest import Ingest
 from insitu_service.learner import Learner
 from insitu_service.signals import Signals
 from insitu_service.supervisor import Supervisor
+from insitu_service.watchdog import LOOK_SECONDS, Watchdog
 
 _log = logging.getLogger("insitu.daemon")
 
@@ -38,7 +40,8 @@ class Daemon:
         commands: where signals post what they ask for.
         supervisor: hears that the service is ready, alive, stopping.
         reload: reads the configuration again; called in the main thread.
-        beats: of the workers; the watchdog is fed only while all are alive.
+        watchdog: looks at the workers; the supervisor's is fed only while all are alive.
+        alarm: tells when nothing can be accepted.
         closables: closed at the end, in this order (hooks, checkpoint writer, HTTP).
     """
 
@@ -50,7 +53,8 @@ class Daemon:
         supervisor: Supervisor,
         *,
         reload: Callable[[], None],
-        beats: Sequence[Beat],
+        watchdog: Watchdog,
+        alarm: Alarm,
         closables: Sequence[Closable],
     ) -> None:
         self.ingest = ingest
@@ -58,17 +62,21 @@ class Daemon:
         self._commands = commands
         self._supervisor = supervisor
         self._reload = reload
-        self._beats = beats
+        self._watchdog = watchdog
+        self._alarm = alarm
+        self._fed_at = 0.0
         self._closables = closables
         self._threads: list[threading.Thread] = []
 
     def run(self, signals: Signals, announce: str) -> int:
         """Serve until stopped; returns the exit code."""
+        self._watchdog.look()
         self._start("ingest", self.ingest.run, signals.words)
         self._start("learner", self.learner.run, signals.words)
         self._supervisor.ready(announce)
         while self.learner.state != "stopped":
             self._hear(signals.words)
+        self._watchdog.close()
         self._supervisor.stopping("closing")
         self.ingest.stop()
         for thread in self._threads:
@@ -93,10 +101,9 @@ class Daemon:
     def _hear(self, words: queue.SimpleQueue[str]) -> None:
         """One word, or one interval without any."""
         try:
-            word = words.get(timeout=self._supervisor.interval_seconds or 3600.0)
+            word = words.get(timeout=LOOK_SECONDS)
         except queue.Empty:
-            if all(beat.alive for beat in self._beats):
-                self._supervisor.alive()
+            self._look()
             return
         if word == "reload":
             self._supervisor.reloading()
@@ -108,6 +115,14 @@ class Daemon:
         elif word in ("stop", "checkpoint"):
             _log.info("asked by a signal to %s", word)
             self._post(word)
+
+    def _look(self) -> None:
+        """How the workers are."""
+        interval, now = self._supervisor.interval_seconds, time.monotonic()
+        if self._watchdog.look() and interval is not None and now - self._fed_at >= interval:
+            self._fed_at = now
+            self._supervisor.alive()
+        self._alarm.look()
 
     def _post(self, name: str) -> None:
         try:

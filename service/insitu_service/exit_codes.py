@@ -10,6 +10,7 @@ UNREACHABLE = 4
 NON_FINITE = 5
 CHECKPOINT = 6
 PLUGIN = 7
+HANG = 8
 INTERRUPTED = 130
 
 #: What each says, in the order of the documentation.
@@ -20,7 +21,9 @@ MEANINGS: dict[int, str] = {
     RESOURCE: "A port, a file, a directory or memory could not be had.",
     UNREACHABLE: "No service answers, or it did not carry out the command.",
     NON_FINITE: "Training stopped at a loss or gradient that is not finite.",
-    CHECKPOINT: "No checkpoint could be resumed from: none is there, or all are damaged.",
+    CHECKPOINT: "No checkpoint could be resumed from: none is there, or all are damaged; or the "
+    "stream log is damaged, or another one than the checkpoint's.",
     PLUGIN: "The operator's own model, objective, strategy or schedule raised an error.",
+    HANG: "A thread of the service hung; stacks are on stderr. Start again with --resume.",
     INTERRUPTED: "A second signal ended the service at once, without draining.",
 }

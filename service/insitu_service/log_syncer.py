@@ -16,6 +16,9 @@ from insitu.stream.log.stream_log import StreamLog
 
 _log = logging.getLogger("insitu.log")
 
+#: a sync that takes longer is a stall
+_STALL_SECONDS = 5.0
+
 
 class LogSyncer:
     """A thread that syncs the log.
@@ -38,8 +41,9 @@ class LogSyncer:
         self.syncs = 0
         self.sync_seconds = 0.0  # of all syncs together
         self.slowest_seconds = 0.0
-        #: why what is written cannot be made durable; empty while it can
-        self.problem = ""
+        self._failure = ""
+        self._began_at: float | None = None  # of the sync that is running
+        self._lock = threading.Lock()  # this thread, and that of the checkpoint writer
         self.on_synced = on_synced
         self._log = log
         self._at_once = at_once
@@ -47,6 +51,14 @@ class LogSyncer:
         self._appended = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="log-syncer", daemon=True)
+
+    @property
+    def problem(self) -> str:
+        """Why what is written cannot be made durable; empty while it can."""
+        began = self._began_at
+        if began is not None and time.monotonic() - began > _STALL_SECONDS:
+            return f"the disk has not synced the log for {time.monotonic() - began:.0f} s"
+        return self._failure
 
     def start(self) -> None:
         self._thread.start()
@@ -70,16 +82,21 @@ class LogSyncer:
 
     def sync(self) -> None:
         """One sync now, if anything is not durable; a failure is told by `problem`."""
-        if self._log.synced >= self._log.appended:
-            return
-        began = time.monotonic()
+        with self._lock:
+            if self._log.synced < self._log.appended:
+                self._sync()
+
+    def _sync(self) -> None:
+        self._began_at = began = time.monotonic()
         try:
             self._log.sync()
         except LogFailed as error:
-            if not self.problem:
+            if not self._failure:
                 _log.error("the stream log cannot be made durable: %s", error)
-            self.problem = str(error)
+            self._failure = str(error)
             return
+        finally:
+            self._began_at = None
         took = time.monotonic() - began
         self.syncs += 1
         self.sync_seconds += took

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import zmq
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from insitu import __version__
 from insitu.config import Config, read_clients
 from insitu.errors import InsituError
+from insitu_service.alarm import Alarm
 from insitu_service.collector import InsituCollector, expose
 from insitu_service.compose import Service, compose
 from insitu_service.daemon import Closable, Daemon
@@ -27,9 +29,14 @@ from insitu_service.readings import Readings
 from insitu_service.secrecy import Secrets
 from insitu_service.signals import Signals
 from insitu_service.supervisor import Supervisor
+from insitu_service.watchdog import Watchdog
 
 _log = logging.getLogger("insitu.daemon")
 
+#: the second line of the watchdog waits so much longer than the first
+_TIMER_SLACK_SECONDS = 5.0
+#: a turn of the ingest thread takes milliseconds; whoever waits so long for it should know
+_SLOW_SECONDS = 5.0
 #: what the service makes can be read by its own user alone: files, directories, sockets
 _UMASK = 0o077
 
@@ -66,7 +73,11 @@ def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
                 service.commands,
                 Supervisor(),
                 reload=lambda: _reload(service, http, secrets, reread),
-                beats=service.beats,
+                watchdog=Watchdog(
+                    {"ingest": service.ingest.beat, "learner": service.learner_beat},
+                    timer_seconds=2 * config.service.hang_seconds + _TIMER_SLACK_SECONDS,
+                ),
+                alarm=Alarm(lambda: stopped(service), partial(_alert, service)),
                 closables=_closables(service, overview, http),
             )
             return daemon.run(signals, f"serving at {http.url}")
@@ -101,7 +112,27 @@ def _app(service: Service, overview: Overview, secrets: Secrets) -> Any:
 
 def alive(service: Service) -> bool:
     """Both workers come by, and the learner has not stopped."""
-    return service.learner.state != "stopped" and all(beat.alive for beat in service.beats)
+    beats = service.ingest.beat, service.learner_beat
+    return service.learner.state != "stopped" and all(beat.alive for beat in beats)
+
+
+def stopped(service: Service) -> str:
+    """Why nothing can be accepted, for reasons that the operator can see to; empty when it can."""
+    if service.inlet.problem:
+        return service.inlet.problem
+    if service.log is not None and service.log.syncer.problem:
+        return service.log.syncer.problem
+    age = service.ingest.beat.age_seconds
+    if age > _SLOW_SECONDS:
+        return (
+            f"the ingest thread has been busy for {age:.0f} s; the disk of the log may be stalled"
+        )
+    return ""
+
+
+def _alert(service: Service, kind: str, text: str) -> None:
+    service.tally.alerts[kind] += 1
+    service.hooks.emit("alert", {"kind": kind, "text": text, "step": service.trainer.steps})
 
 
 def problems(service: Service) -> list[str]:
@@ -113,8 +144,8 @@ def problems(service: Service) -> list[str]:
         found.append("a worker hangs")
     if service.config.buffer.when_full == "block" and service.buffer.free_samples() == 0:
         found.append("the stream buffer is full")
-    if service.inlet.problem:
-        found.append(service.inlet.problem)
+    if reason := stopped(service):
+        found.append(reason)
     if service.writer is not None and service.writer.counters.failing:
         found.append("the last checkpoint could not be written")
     return found

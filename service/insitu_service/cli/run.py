@@ -18,6 +18,7 @@ from insitu_service.cli.control import control_commands
 from insitu_service.cli.cost import cost
 from insitu_service.cli.kernels import kernels
 from insitu_service.cli.keys import keys
+from insitu_service.cli.log import log
 from insitu_service.cli.lr_range_test import lr_range_test
 from insitu_service.cli.push import push
 from insitu_service.cli.serve import serve
@@ -37,6 +38,11 @@ _CODES = {
     "CheckpointDamaged": exit_codes.CHECKPOINT,
     "NoGoodCheckpoint": exit_codes.CHECKPOINT,
     "CheckpointFailed": exit_codes.RESOURCE,
+    "LogInUse": exit_codes.RESOURCE,
+    "LogFailed": exit_codes.RESOURCE,
+    "LogFull": exit_codes.RESOURCE,
+    "LogDamaged": exit_codes.CHECKPOINT,
+    "LogMismatch": exit_codes.CHECKPOINT,
     "PluginError": exit_codes.PLUGIN,
     "InternalError": exit_codes.INTERNAL,
 }
@@ -52,7 +58,7 @@ def insitu() -> None:
 
     Exit codes: 0 done, 1 fault in insitu, 2 usage or configuration, 3 port, file or memory,
     4 service unreachable, 5 loss not finite, 6 no good checkpoint, 7 error in your own model,
-    130 ended by a second signal.
+    8 a thread hung, 130 ended by a second signal.
     """
 
 
@@ -67,6 +73,7 @@ for command in (
     keys,
     cost,
     kernels,
+    log,
     bench,
     version,
 ):
