@@ -250,7 +250,7 @@ class Scan:
                 f"all up to {promised:,} were safely on the disk",
                 consequence="the service does not start: its producers have let go of them",
                 remedy="restore the log's directory, or give up everything from the damage on "
-                "with log.cut_damage",
+                "with `insitu log cut`",
             )
 
     # ---- afterwards -----------------------------------------------------------------------

@@ -64,6 +64,11 @@ class LogWalk:
         self.torn_reason = ""
         self._follows = False  # whether `number` and `chain` are those before the next record
 
+    @property
+    def first_record(self) -> int:
+        """The oldest one, by the name of its segment."""
+        return self._firsts[0]
+
     def records(self, *, from_record: int = 0, whole: bool = True) -> Iterator[Record]:
         """All good records from one on, each valid until the next.
 
