@@ -23,7 +23,7 @@ from insitu_service.examiner import Examiner
 from insitu_service.generators import part_generator
 from insitu_service.hook_actions import Action, CallFunction, PostJson, RunCommand
 from insitu_service.hook_runner import Hook, HookRunner
-from insitu_service.learner import Learner
+from insitu_service.learner import Learner, Watchers
 from insitu_service.logged import RECORD, LogHooks
 from insitu_service.memories import count_checkpoints
 from insitu_service.probe_inbox import ProbeInbox
@@ -55,22 +55,25 @@ class Learning:
         *,
         backlog_samples: Callable[[], int],
         drain_seconds: float | None = None,
+        drain_on_stop: bool | None = None,
+        watchers: Watchers | None = None,
     ) -> Learner:
-        """The thread's work; `drain_seconds` in place of the configured ones."""
+        """The thread's work; what is given stands in place of what is configured."""
         config = self.config
+        service = config.service
         return Learner(
             self.buffer,
             self.trainer,
             self.examiner,
             self.recorder,
             self.commands,
-            self.hooks,
+            self.hooks if watchers is None else watchers,
             close_door,
             self.tally,
             transfer=Transfer(self.buffer.schema, self.device),
             batch_size=config.trainer.batch_size,
-            drain_seconds=config.service.drain_seconds if drain_seconds is None else drain_seconds,
-            drain_on_stop=config.service.drain_on_stop,
+            drain_seconds=service.drain_seconds if drain_seconds is None else drain_seconds,
+            drain_on_stop=service.drain_on_stop if drain_on_stop is None else drain_on_stop,
             evaluate_every_steps=config.evaluation.every_steps,
             most_skipped_steps=config.trainer.most_skipped_steps,
             beat=beat,

@@ -21,6 +21,7 @@ from insitu_service.cli.keys import keys
 from insitu_service.cli.log import log
 from insitu_service.cli.lr_range_test import lr_range_test
 from insitu_service.cli.push import push
+from insitu_service.cli.replay import replay
 from insitu_service.cli.serve import serve
 from insitu_service.cli.status import status
 from insitu_service.cli.validate import validate
@@ -64,6 +65,7 @@ def insitu() -> None:
 
 for command in (
     serve,
+    replay,
     validate,
     config,
     status,

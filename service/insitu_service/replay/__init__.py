@@ -1,0 +1,1 @@
+"""`insitu replay`: other configurations on the very stream that a log holds."""
