@@ -15,6 +15,7 @@ LOG = "tests/test_log.py"
 CRASHES = "tests/test_log_crashes.py"
 FORMAT = "tests/test_log_format.py"
 AUDIT = "tests/test_stream_audit.py"
+COMMAND = "tests/test_log_command.py"
 
 
 def _undigested(header: Header, body: memoryview) -> Record | str:
@@ -92,5 +93,14 @@ MUTATIONS = {
     ),
     "audit: rows of a record are alike": Mutation(
         "insitu.stream.audit:row_numbers", _records_only, AUDIT
+    ),
+    "log verify: rows are not audited": Mutation(
+        "insitu_service.log_check:_compare_rows", constantly(None), COMMAND
+    ),
+    "log verify: which rows does not matter": Mutation(
+        "insitu_service.log_check:row_sum", constantly(0), COMMAND
+    ),
+    "log verify: batches need not follow each other": Mutation(
+        "insitu.stream.log.books:LogBooks._flaw", constantly(None), COMMAND
     ),
 }

@@ -20,6 +20,7 @@ from insitu.stream.stamp import PerRow, Stamp
 
 Mask = npt.NDArray[np.bool_]
 _WORD = 1 << 63
+_CURSORS = (int, float, str, type(None))
 
 
 def pack_meta(stamp: Stamp, rows: int, keep: Mask | None) -> bytes:
@@ -50,7 +51,8 @@ def unpack_meta(meta: memoryview, rows: int) -> tuple[Stamp, Mask | None]:
     """
     name, epoch, seq, cursor, first_row, produced, task, ids, flags, keep = msgpack.unpackb(meta)
     texts_fit = isinstance(name, str) and isinstance(task, str)
-    if not texts_fit or {type(epoch), type(seq), type(first_row)} != {int}:
+    numbers_fit = {type(epoch), type(seq), type(first_row)} == {int}
+    if not (texts_fit and numbers_fit and isinstance(cursor, _CURSORS)):
         raise ValueError("its stamp is none")
     stamp = Stamp(
         name, epoch, seq, cursor, first_row, _unpack_per_row(produced, rows), task,
@@ -87,7 +89,11 @@ def _pack_array(values: Sequence[int] | npt.NDArray[np.int64], rows: int) -> byt
 
 
 def _unpack_per_row(value: Any, rows: int) -> PerRow:
-    return value if isinstance(value, int) else _unpack_array(value, rows)
+    if not isinstance(value, int):
+        return _unpack_array(value, rows)
+    if value >= _WORD:
+        raise ValueError(f"{value} is not a number of 64 bits")
+    return value
 
 
 def _unpack_array(value: Any, rows: int) -> npt.NDArray[np.int64]:

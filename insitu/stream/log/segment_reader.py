@@ -40,6 +40,7 @@ class SegmentReader:
         self.chain = header.chain_before
         self.flaw = ""
         self._file = file
+        self._size_bytes = file.size_bytes
         self._row_bytes = header.schema.row_bytes
         self.seed = header.seed
         self._head = memoryview(bytearray(HEADER_BYTES))
@@ -48,12 +49,10 @@ class SegmentReader:
     def peek(self) -> Header | None:
         """The header of the next record, or None: see `flaw`."""
         count = self._file.read_into(self.offset_bytes, self._head)
-        self.flaw = ""
-        if count == 0 or not any(self._head[:count]):
-            return None
-        header = decode_header(self._head[:count], self.seed)
+        head = bytes(self._head[:count])
+        header = decode_header(head, self.seed)
         if isinstance(header, str):
-            self.flaw = header
+            self.flaw = header if any(head) else ""
             return None
         self.flaw = self._misplaced(header)
         return None if self.flaw else header
@@ -112,7 +111,7 @@ class SegmentReader:
         if header.chain_before != self.chain:
             return f"record {header.number} does not continue the chain"
         end = self.offset_bytes + header.record_bytes
-        if end > self._file.size_bytes:
+        if end > self._size_bytes:
             return f"the file ends within record {header.number}"
         if header.payload_bytes != payload_bytes(header.kind, header.rows, self._row_bytes):
             return f"record {header.number} has {header.payload_bytes} bytes for its rows"
