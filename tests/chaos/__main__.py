@@ -17,7 +17,8 @@ from pathlib import Path
 from chaos.bad_network import through_a_bad_network
 from chaos.decoder_fuzz import fuzz_decoder
 from chaos.fuzz import fuzz
-from chaos.killing import Killing, Plan
+from chaos.killing import Killing
+from chaos.killing_figures import Plan
 from chaos.soak import soak
 from chaos.socket_fuzz import fuzz_socket
 from chaos.targets import NAMES
@@ -45,7 +46,8 @@ def parts(*, long: bool) -> Mapping[str, Part]:
         "network": partial(through_a_bad_network, seconds=300.0 if long else 10.0, seed=1),
         "received": _killing(Plan(kills=20 if long else 1, level="received")),
         "kills": _killing(Plan(kills=kills, level="logged")),
-        "producers": _killing(Plan(kills=0, producer_kills=50 if long else 3, level="logged")),
+        "producers": _killing(Plan(kills=0, producer_kills=50 if long else 2)),
+        "windows": _killing(Plan(kills=0, producer_kills=50 if long else 3, window=True)),
         "power": _killing(Plan(kills=power_losses, level="durable", power=True)),
         "soak": partial(soak, seconds=1800.0 if long else 60.0),
     }

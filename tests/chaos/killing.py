@@ -15,11 +15,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from chaos.books import Books
+from chaos.killing_figures import KillingFigures, Plan
 from chaos.power_loss import Shadow
 from chaos.producers import ProducerProcess
 from chaos.pushing import Pushing
@@ -31,63 +31,6 @@ from daemon import Daemon, wait_for
 _QUIET_SECONDS = 60.0
 _BATCH_SIZE = 8
 _ROLL_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is done, all of it drawn from the seed.
-
-    Args:
-        kills: of the service.
-        level: what an ack is worth: `received` (no log), `logged` or `durable`.
-        producers: processes that push.
-        producer_kills: of producers, beside those of the service; needs pushes of one row or a
-            window that survives.
-        segment_bytes: of the log; small, so that a kill meets a new segment now and then.
-        power: the power goes with the process: what was not synced is forgotten or torn.
-    """
-
-    kills: int
-    level: str = "logged"
-    producers: int = 4
-    producer_kills: int = 0
-    seed: int = 1
-    segment_bytes: int = 1 << 20
-    power: bool = False
-
-    @property
-    def with_bad(self) -> bool:
-        """Without a log a lost row that was bad is in two accounts, lost and quarantined."""
-        return self.level != "received"
-
-
-@dataclass
-class KillingFigures:
-    """What was done and what came of it."""
-
-    plan: Plan
-    faults: Counter[str] = field(default_factory=Counter)
-    books: Books | None = None
-    lost: int = 0  # as the service counts them
-    repeated_steps: int = 0
-    changed_steps: int = 0
-    steps: int = 0
-    differences: list[str] = field(default_factory=list)
-    forgotten_bytes: int = 0
-    slowest_start_seconds: float = 0.0
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
-        same = "bit-identical to" if not self.differences else f"not those ({self.differences}) of"
-        power = f", {self.forgotten_bytes:,} bytes forgotten" if self.plan.power else ""
-        return (
-            f"killing at {self.plan.level!r}, {self.plan.producers} producers, seed "
-            f"{self.plan.seed}, {self.seconds:.0f} s: {faults}{power}\n{self.books}\n"
-            f"{self.lost:,} lost; {self.repeated_steps:,} steps were trained again with the same "
-            f"rows, {self.changed_steps:,} with others; after {self.steps:,} steps the weights are "
-            f"{same} an undisturbed run; slowest start {self.slowest_start_seconds:.1f} s"
-        )
 
 
 class Killing:
@@ -106,12 +49,13 @@ class Killing:
         )
         roots = [directory / "service" / name for name in ("log", "checkpoints")]
         self._shadow = Shadow(directory / "shadow", roots) if plan.power else None
+        how = {"window_directory": str(directory / "windows")} if plan.window else {}
         told = Pushing(
-            self._daemon.endpoint, 0, "", most_rows=1 if plan.producer_kills else 8,
-            pause_seconds=0.01, with_bad=plan.with_bad,
+            self._daemon.endpoint, 0, "", most_rows=plan.most_rows, pause_seconds=0.01,
+            with_bad=plan.with_bad, producer=how,
         )  # fmt: skip
         self._producers = [
-            ProducerProcess(Pushing(**{**told.__dict__, "index": index}), directory)
+            ProducerProcess(replace(told, index=index), directory)
             for index in range(plan.producers)
         ]
         self._kinds = ["under load", "in a checkpoint", "stopped before"]
@@ -289,6 +233,7 @@ if __name__ == "__main__":
     parser.add_argument("kills", type=int)
     parser.add_argument("--level", default="logged", choices=("received", "logged", "durable"))
     parser.add_argument("--producer-kills", type=int, default=0)
+    parser.add_argument("--window", action="store_true", help="producers' windows in files")
     parser.add_argument("--power", action="store_true", help="what was not synced is forgotten")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()

@@ -17,6 +17,10 @@ class Ledger:
         self._synced = synced
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
 
+    def going_on(self, row: int) -> None:
+        """This process begins here; what was about to be pushed behind it never was."""
+        self.pushing(row, row)
+
     def pushing(self, start: int, stop: int) -> None:
         """Rows `[start, stop)` are about to be pushed."""
         os.write(self._file, f"{start} {stop}\n".encode())
@@ -28,14 +32,15 @@ class Ledger:
 
 
 def produced_rows(path: Path) -> int:
-    """How many rows the producer has made so far; it makes them without gaps, from 0 on.
+    """How many rows the producer has pushed so far; it does so without gaps, from 0 on.
 
-    A simulation that was killed and goes on from an earlier row makes the same rows again.
+    A simulation that was killed goes on where the service, or its window, says. What it had
+    announced behind that and not pushed, it makes again; and what it had pushed it must not.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     most = 0
     for line in lines:
         start, stop = map(int, line.split())
         assert start <= most, f"{path} goes on at row {start} after {most}"
-        most = max(most, stop)
+        most = stop
     return most

@@ -64,6 +64,7 @@ def push_until_told(told: Pushing, words: queue.Queue[str]) -> None:
     ) as producer:
         producer.wait_connected(_FLUSH_SECONDS)
         row = int(producer.last_cursor or 0)
+        ledger.going_on(row)
         print(f"began {row}", flush=True)
         while _wants_more(producer, words, row):
             stop = row + source.randint(1, told.most_rows)

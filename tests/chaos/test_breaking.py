@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from chaos.bad_network import through_a_bad_network
-from chaos.killing import Killing, Plan
+from chaos.killing import Killing
+from chaos.killing_figures import Plan
 
 
 def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:

@@ -54,12 +54,18 @@ def test_books_find_lost_doubled_and_strange_rows(tmp_path: Path) -> None:
     assert (books.total("quarantined"), books.total("strange")) == (1, 1)
 
 
-def test_a_ledger_counts_rows_that_were_made_twice_once(tmp_path: Path) -> None:
+def test_a_ledger_goes_on_where_the_process_does(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
-    for start, stop in ((0, 3), (3, 9), (4, 6), (6, 12)):
-        ledger.pushing(start, stop)
-    ledger.close()
+    ledger.pushing(0, 3)
+    ledger.pushing(3, 9)
+    ledger.going_on(4)
+    assert produced_rows(tmp_path / "ledger") == 4
+    ledger.pushing(4, 12)
     assert produced_rows(tmp_path / "ledger") == 12
+    ledger.going_on(13)
+    ledger.close()
+    with pytest.raises(AssertionError, match="goes on at row 13 after 12"):
+        produced_rows(tmp_path / "ledger")
 
 
 def test_a_schedule_follows_from_its_seed() -> None:

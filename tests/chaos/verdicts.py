@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from chaos.bad_network import NetworkFigures
 from chaos.decoder_fuzz import DecoderFigures
 from chaos.fuzz import FuzzFigures
-from chaos.killing import KillingFigures
+from chaos.killing_figures import KillingFigures
 from chaos.soak import SoakFigures
 from chaos.socket_fuzz import SocketFigures
 
