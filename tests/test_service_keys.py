@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import zmq
 
+from bad_input import Hostile
 from daemon import Daemon, wait_for
 from insitu.errors import ProducerError
 from insitu_producers import Producer, WaitTimeoutError
@@ -271,6 +274,34 @@ def test_a_socket_file_is_guarded_by_its_mode_and_needs_no_key(
     ) as local:
         push(local, 0, 20)
         local.flush(30.0)
+
+
+AS_NOBODY = """
+import os, sys
+sys.path[:0] = sys.argv[2:]
+from bad_input import Hostile
+os.setgid(65534); os.setuid(65534)
+peer = Hostile(sys.argv[1])
+peer.hello("rank-0", stream="small", token="correct-horse-battery")
+print("answered" if peer.socket.poll(1500) else "silence")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_user_of_this_machine_is_refused_at_a_socket_without_a_mode(
+    tmp_path: Path,
+) -> None:
+    made = keyed_config(tmp_path, SERVER, CLIENTS)
+    abstract = f"ipc://@insitu-{os.getpid()}"
+    made["stream"]["endpoints"] = [abstract]
+    with Daemon(tmp_path, made) as daemon:
+        daemon.start()
+        words = [sys.executable, "-c", AS_NOBODY, abstract, str(Path(__file__).parent), *sys.path]
+        done = subprocess.run(words, capture_output=True, text=True, cwd="/")
+        assert done.stdout.strip() == "silence", done.stderr
+        assert refused(daemon, "user") == 1
+        with Hostile(abstract) as ours:
+            ours.greet("anybody", stream="small", schema=SCHEMA)
 
 
 def test_the_environment_holds_keys_and_token_as_well(
