@@ -17,7 +17,7 @@ from insitu.config import ConfigError, check_config
 from insitu.errors import OperatorError
 from insitu_producers.sources.catalogue import open_stream
 from insitu_service.bench.forgetting import main, parser, run_all, setup_of
-from insitu_service.bench.forgetting_plots import mean_matrix
+from insitu_service.bench.forgetting_plots import mean_matrix, save_curves, task_labels
 from insitu_service.bench.forgetting_result import Moment, RunResult, Spread, summary
 from insitu_service.bench.forgetting_run import run_here
 from insitu_service.bench.forgetting_service import run_through_service
@@ -195,6 +195,21 @@ def test_the_same_seed_gives_the_same_run_and_measuring_changes_nothing() -> Non
     often = run("replay", setup=replace(SMALL, evaluate_every=5))
     assert len(often.curve) > len(one.curve)
     assert often.matrix == one.matrix
+
+
+def test_tasks_that_seeds_draw_are_numbered_in_pictures(tmp_path: Path) -> None:
+    other = tuple(
+        replace(moment, results={f"{task}!": value for task, value in moment.results.items()})
+        for moment in made().curve
+    )
+    assert task_labels([made(), made(seed=1)]) == ["a", "b"]
+    assert task_labels([made(), made(seed=1)], ended=True) == ["a", "b"]
+    drawn = [made(), made(curve=other, seed=1)]
+    assert task_labels(drawn) == ["task 1", "task 2"]
+    save_curves({"v": drawn}, tmp_path / "curves.png")
+    save_curves({"v": [made(), made(seed=1)]}, tmp_path / "same.png")
+    sizes = [(tmp_path / name).stat().st_size for name in ("curves.png", "same.png")]
+    assert sizes[0] > 0.8 * sizes[1]  # an empty picture is much smaller
 
 
 def test_measuring_less_between_the_ends_of_tasks_leaves_their_ends_as_they_were() -> None:

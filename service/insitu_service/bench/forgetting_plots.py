@@ -19,12 +19,21 @@ Groups = Mapping[str, Sequence[RunResult]]
 _COLUMNS = 4
 
 
+def task_labels(runs: Sequence[RunResult], *, ended: bool = False) -> list[str]:
+    """The names of the tasks measured, or of those that ended; where seeds draw tasks of their own
+    names, their numbers, from 1."""
+    names = [run.ended if ended else run.tasks for run in runs]
+    if all(each == names[0] for each in names):
+        return names[0]
+    return [f"task {number + 1}" for number in range(min(map(len, names)))]
+
+
 def save_curves(groups: Groups, path: Path) -> None:
     """A panel a variant: the result on every task over the samples trained, mean and spread."""
     figure, panels = _panels(len(groups), width=3.0, height=2.6)
     low, high = _limits(groups)
     for axes, (name, runs) in zip(panels, groups.items(), strict=False):
-        for index, task in enumerate(runs[0].tasks):
+        for index, task in enumerate(task_labels(runs)):
             _curve(axes, task, index, runs)
         axes.set_title(name, fontsize=10)
         # a little room, so that a mark at 0 or 1 is whole
@@ -32,12 +41,11 @@ def save_curves(groups: Groups, path: Path) -> None:
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     figure.supxlabel("samples trained", fontsize=10)
     figure.supylabel(_label(runs[0]), fontsize=10)
-    tasks = runs[0].tasks
-    if len(tasks) <= 20:
+    if len(task_labels(runs)) <= 20:
         figure.legend(
             *panels[0].get_legend_handles_labels(),
             loc="outside upper center",
-            ncols=min(len(tasks), 4 * min(len(groups), _COLUMNS)),
+            ncols=min(len(task_labels(runs)), 4 * min(len(groups), _COLUMNS)),
             fontsize=8,
             frameon=False,
         )
@@ -47,7 +55,7 @@ def save_curves(groups: Groups, path: Path) -> None:
 def _curve(axes: Axes, task: str, index: int, runs: Sequence[RunResult]) -> None:
     """One task; only moments that all seeds have in common make a mean."""
     by_seed = [
-        {moment.samples: moment.results[task] for moment in run.curve if task in moment.results}
+        {m.samples: m.results[own] for m in run.curve if (own := run.tasks[index]) in m.results}
         for run in runs
     ]
     places = sorted(set.intersection(*(set(each) for each in by_seed)))
@@ -70,8 +78,8 @@ def save_matrices(groups: Groups, path: Path) -> None:
         values = mean_matrix(runs)
         image = axes.imshow(values, vmin=low, vmax=high, cmap="viridis", aspect="auto")
         axes.set_title(name, fontsize=10)
-        axes.set_xticks(range(values.shape[1]), runs[0].tasks, rotation=45, fontsize=7)
-        axes.set_yticks(range(values.shape[0]), runs[0].ended, fontsize=7)
+        axes.set_xticks(range(values.shape[1]), task_labels(runs), rotation=45, fontsize=7)
+        axes.set_yticks(range(values.shape[0]), task_labels(runs, ended=True), fontsize=7)
         if values.size <= 60:
             _write_values(axes, values, (low + high) / 2)
     figure.supxlabel("measured on", fontsize=10)
