@@ -55,3 +55,10 @@ def test_the_log_is_tended_though_there_are_always_messages() -> None:
         turn.begin(tenth / 10)
         turn.end(tenth / 10, idle=False)
     assert 4 <= inlet.times <= 6
+
+
+def test_no_life_of_a_service_gives_the_number_of_a_session_that_an_earlier_one_gave() -> None:
+    """Or the DRAIN of a service that stopped would silence its producers at the next one."""
+    lives = [Sessions() for _ in range(100)]
+    numbers = {life.take_number() for life in lives for _ in range(50)}
+    assert len(numbers) == 5000

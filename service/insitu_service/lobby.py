@@ -65,7 +65,7 @@ class Lobby:
         if not self._make_way(identity, hello):
             return
         position = self._inlet.position(hello.producer_id)
-        receiver = self._terms.receiver(hello, self._sessions.next_number(), position)
+        receiver = self._terms.receiver(hello, self._sessions.take_number(), position)
         if isinstance(receiver, Fenced):
             self._fence(identity, receiver)
             return

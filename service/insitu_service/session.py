@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -69,13 +70,26 @@ class Session:
         return self.held_bytes > 0 or self.needed_bytes > self.outstanding_bytes
 
 
+def _first_number() -> int:
+    """Such that no life of a service gives a number again that an earlier one gave.
+
+    Or an answer of the earlier one that comes late would be taken for one of this.
+    """
+    return secrets.randbelow(1 << 52) << 10
+
+
 @dataclass
 class Sessions:
-    """All sessions that live; at most one for each producer id."""
+    """All sessions that live; at most one for each producer id.
+
+    Args:
+        next_number: of the next session.
+    """
+
+    next_number: int = field(default_factory=_first_number)
 
     _by_number: dict[int, Session] = field(default_factory=dict)
     _by_producer: dict[str, Session] = field(default_factory=dict)
-    _next_number: int = 1
     _parted: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -84,8 +98,9 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._by_number.values()))
 
-    def next_number(self) -> int:
-        number, self._next_number = self._next_number, self._next_number + 1
+    def take_number(self) -> int:
+        """The number of a session that begins."""
+        number, self.next_number = self.next_number, self.next_number + 1
         return number
 
     def add(self, session: Session) -> None:

@@ -22,6 +22,7 @@ from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.stamp import Position
 from insitu.wire.messages import AckLevel
 from insitu.wire.sender import SendWindow
+from insitu_service.session import Session
 from simulation.life import Broken, Life, pending, require
 from simulation.samples import SCHEMA, read
 from simulation.service import Service
@@ -65,6 +66,7 @@ class Books:
         self._record = 0  # of the log, the newest that was seen
         self._power_was_lost = False
         self._quarantined = self._lost = self._refused = 0  # by this life of the service
+        self._unfenced: set[int] = set()  # its sessions that began while nothing could be written
 
     def begin_life(self, producer_id: str, epoch: int, *, poisons: bool) -> Life:
         life = Life(len(self.lives), producer_id, epoch, poisons=poisons)
@@ -78,6 +80,7 @@ class Books:
         for number, rows in self.lineage.settled.items():
             self._settled_once[number] = max(rows, self._settled_once.get(number, 0))
         self._quarantined = self._lost = self._refused = 0
+        self._unfenced = set()
 
     def service_begins(self, service: Service, saved: Lineage, *, power_was_lost: bool) -> None:
         """It knows what it must: its last checkpoint without a log, with one all that was logged.
@@ -92,7 +95,6 @@ class Books:
                 require(position.rows == settled, f"{producer_id} is restored to {position}")
             return
         self._power_was_lost |= power_was_lost
-        # a session alone fences nobody for longer than the service lives
         self.lineage.newest = {name: place.epoch for name, place in service.positions.items()}
         for life in self.lives:
             position = service.positions.get(life.producer_id)
@@ -150,16 +152,22 @@ class Books:
                 self._settle(life, before, position.rows, service)
             lineage.newest[producer_id] = max(position.epoch, newest)
         for session in service.sessions:
-            hello = session.hello
-            require(
-                hello.epoch >= lineage.newest.get(hello.producer_id, 0),
-                f"{hello.producer_id}: a session of epoch {hello.epoch} is behind the fence",
-            )
-            lineage.newest[hello.producer_id] = hello.epoch
+            self._check_fence(session, service)
         if service.log is not None:
             self._record = service.log.appended
             if service.log.synced == self._record:
                 self._durable.update(lineage.settled)
+
+    def _check_fence(self, session: Session, service: Service) -> None:
+        """A session keeps older lives out for ever, unless there was no way to write that down."""
+        hello, number = session.hello, session.receiver.session
+        newest = self.lineage.newest.get(hello.producer_id, -1)
+        if hello.epoch != newest and service.inlet.problem:
+            self._unfenced.add(number)
+        require(
+            hello.epoch == newest or (hello.epoch > newest and number in self._unfenced),
+            f"{hello.producer_id}: epoch {hello.epoch} has a session, the fence is at {newest}",
+        )
 
     def _settle(self, life: Life, first: int, end: int, service: Service) -> None:
         require(end <= life.pushed, f"{life.producer_id}: row {end - 1} was never pushed")

@@ -92,7 +92,8 @@ class Service:
         if checkpoint is not None:
             self.buffer.load_state_dict(checkpoint.buffer)
             self.record = checkpoint.record.copy()
-        self.intake, self.sessions, self.probes = Intake(), Sessions(), ProbeInbox()
+        self.intake, self.probes = Intake(), ProbeInbox()
+        self.sessions = Sessions(seed << 40 | int(clock.now * 1000) << 10)
         self.alive = True
         self.given_up = False
         self.steps = 0

@@ -233,10 +233,11 @@ class World:
         service = self.service
         if service is None:
             return
-        self.books.after_message(service)
-        if not service.alive:
+        if not service.alive:  # perhaps in the middle of counting
             self._service_is_dead()
-        elif service.given_up and not service.stopping:
+            return
+        self.books.after_message(service)
+        if service.given_up and not service.stopping:
             service.drain()
             self._stopped(service)
 
