@@ -348,6 +348,35 @@ def test_the_first_sync_after_a_kill_covers_what_the_earlier_life_wrote(seed: in
     log.close()
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_after_a_failed_sync_only_what_the_disk_has_is_believed(seed: int) -> None:
+    disk = SimulatedDisk(Random(seed))
+    log, *_ = opened(disk, segment_bytes=1 << 16)
+    batch(log, 1)
+    assert log.sync() == 1
+    for value in range(2, 8):
+        batch(log, value, rows=100)
+
+    def before(operation: Operation) -> None:
+        if operation.name == "sync":
+            raise OSError(errno.EIO, "bad sector")
+
+    disk.before = before
+    with pytest.raises(LogFailed, match=r"could not be synced \(bad sector\)"):
+        log.sync()
+    disk.before = lambda _operation: None
+    with pytest.raises(LogFailed, match="takes nothing more"):
+        log.sync()
+    assert (log.synced, "bad sector" in log.broken) == (1, True)
+    disk.kill()
+    log, found, _ = opened(disk, segment_bytes=1 << 16)
+    assert log.sync() == len(found) >= 1
+    disk.lose_power()
+    log, again, _ = opened(disk, segment_bytes=1 << 16)
+    assert again == found
+    log.close()
+
+
 @pytest.mark.parametrize("part", [0.3, 1.0])
 @pytest.mark.parametrize("power", [False, True])
 def test_a_failed_write_leaves_nothing_behind(part: float, power: bool) -> None:
