@@ -18,7 +18,7 @@ from chaos.targets import CORPUS, NAMES
 _WATCHED = {
     "wire": ["insitu.wire", "insitu.schema", "msgpack"],
     "checkpoint": ["insitu.checkpoint"],
-    "config": ["insitu.config", "yaml"],
+    "config": ["insitu.config"],
     "http": ["insitu_service.http", "h11", "uvicorn.protocols", "starlette"],
     "log": ["insitu.stream.log"],
 }

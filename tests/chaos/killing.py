@@ -26,6 +26,7 @@ from chaos.pushing import Pushing
 from chaos.seen import Seen
 from chaos.services import environment, watched
 from chaos.undisturbed import differences_to_undisturbed
+from chaos.witnesses import differences_to_replay, log_flaws
 from daemon import Daemon, wait_for
 
 _QUIET_SECONDS = 60.0
@@ -213,9 +214,15 @@ class Killing:
         wait_for(lambda: self._daemon.metric("insitu_sessions") == 0, "all producers to leave")
         self._balanced()
         assert self._daemon.stop() == 0
-        self.figures.differences = differences_to_undisturbed(
-            self._directory / "undisturbed", self._daemon, self._seen.follow().order
-        )
+        figures, daemon, directory = self.figures, self._daemon, self._directory
+        order = self._seen.follow().order
+        undisturbed = directory / "undisturbed"
+        figures.differences = differences_to_undisturbed(undisturbed, daemon, order)
+        if self.plan.level != "received":
+            figures.flaws = log_flaws(daemon, directory)
+        if self.plan.keeps_log:
+            replayed = environment(directory) | {"CHAOS_SEEN": str(directory / "replayed.txt")}
+            figures.replay_differences = differences_to_replay(daemon, directory, replayed)
 
 
 def _log(directory: Path, plan: Plan) -> dict[str, dict[str, object]]:
@@ -224,6 +231,7 @@ def _log(directory: Path, plan: Plan) -> dict[str, dict[str, object]]:
             "directory": str(directory / "service" / "log"),
             "ack_level": plan.level,
             "segment_bytes": plan.segment_bytes,
+            "keep_bytes": 1 << 40 if plan.keeps_log else 0,
         }
     }
 

@@ -34,6 +34,11 @@ class Plan:
     power: bool = False
 
     @property
+    def keeps_log(self) -> bool:
+        """All of it, so that it can be replayed from its first record; else it is released."""
+        return self.level == "logged" and not self.power
+
+    @property
     def most_rows(self) -> int:
         """Of a push."""
         return 1 if self.producer_kills and not self.window else 8
@@ -56,6 +61,8 @@ class KillingFigures:
     changed_steps: int = 0
     steps: int = 0
     differences: list[str] = field(default_factory=list)
+    flaws: list[str] = field(default_factory=list)  # by `insitu log verify`
+    replay_differences: list[str] | None = None  # to `insitu replay`, where the log was kept
     forgotten_bytes: int = 0
     slowest_start_seconds: float = 0.0
     seconds: float = 0.0
@@ -70,5 +77,15 @@ class KillingFigures:
             f"{self.plan.seed}, {self.seconds:.0f} s: {faults}{power}\n{self.books}\n"
             f"{self.lost:,} lost; {self.repeated_steps:,} steps were trained again with the same "
             f"rows, {self.changed_steps:,} with others; after {self.steps:,} steps the weights are "
-            f"{same} an undisturbed run; slowest start {self.slowest_start_seconds:.1f} s"
+            f"{same} an undisturbed run{self._witnesses()}; slowest start {self.slowest_start_seconds:.1f} s"
         )
+
+    def _witnesses(self) -> str:
+        """What the log has to say, if there is one."""
+        said = (
+            "" if self.plan.level == "received" else f", log verify finds {len(self.flaws)} flaws"
+        )
+        if self.replay_differences is None:
+            return said
+        replayed = "the same" if not self.replay_differences else f"{self.replay_differences}"
+        return f"{said}, its replay gives {replayed}"

@@ -42,15 +42,21 @@ def differences_to_undisturbed(directory: Path, disturbed: Daemon, order: Array)
             producer.flush(120)
         daemon.wait_metric("insitu_trained_samples_total", len(order), source="fresh")
         assert daemon.stop() == 0
-    ours, theirs = (_learned(each) for each in (disturbed, daemon))
+    places = (Path(each.config["checkpoint"]["directory"]) for each in (disturbed, daemon))
+    return learned_differences(*places)
+
+
+def learned_differences(one: Path, two: Path) -> list[str]:
+    """Paths at which the newest checkpoints in two directories do not say the same of learning."""
+    ours, theirs = _learned(one), _learned(two)
     return sorted(
         path for path in ours.keys() | theirs.keys() if not _same(ours.get(path), theirs.get(path))
     )
 
 
-def _learned(daemon: Daemon) -> dict[str, Any]:
+def _learned(checkpoints: Path) -> dict[str, Any]:
     """Path -> leaf of what the newest checkpoint says of learning."""
-    state, _ = read_checkpoint(list_checkpoints(Path(daemon.config["checkpoint"]["directory"]))[-1])
+    state, _ = read_checkpoint(list_checkpoints(checkpoints)[-1])
     leaves: dict[str, Any] = {}
     for part in _LEARNED:
         _flatten(state[part], part, leaves)

@@ -30,6 +30,8 @@ def problems(figures: Figures) -> list[str]:
 def _checks(figures: Figures) -> Iterator[tuple[str, bool]]:
     if isinstance(figures, KillingFigures):
         yield "the weights are not those of an undisturbed run", bool(figures.differences)
+        yield "a replay of the log gives other weights", bool(figures.replay_differences)
+        yield "log verify finds flaws", bool(figures.flaws)
         untorn = figures.plan.level == "logged" and not figures.plan.power
         yield "steps were repeated with other rows", untorn and figures.changed_steps > 0
         lossless = figures.plan.level == "durable" or untorn
