@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import stat
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -415,3 +418,44 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         FileSystemDisk(tmp_path / "log")
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.EEXIST
+
+
+def _append_for_ever(directory: Path, told: int) -> None:
+    """In a process that will be killed: writes the number of every record that is appended."""
+    log, found, _ = opened(FileSystemDisk(directory), segment_bytes=1 << 18)
+    for value in range(len(found) + 1, 10**6):
+        number = batch(log, value, rows=1 + value * 37 % 900)
+        if value % 7 == 0:
+            log.prepare()
+        os.write(told, number.to_bytes(8, "little"))
+
+
+def test_a_killed_process_loses_nothing_that_it_told_of(tmp_path: Path) -> None:
+    directory, told = tmp_path / "log", 0
+    for life in range(5):
+        reading, writing = os.pipe()
+        with warnings.catch_warnings():  # it only appends; the threads of torch are not needed
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            try:
+                _append_for_ever(directory, writing)
+            finally:
+                os._exit(1)
+        os.close(writing)
+        for _ in range(40 + 33 * life):
+            told = int.from_bytes(os.read(reading, 8), "little")
+        os.kill(child, signal.SIGKILL)
+        while rest := os.read(reading, 8):
+            told = int.from_bytes(rest, "little")
+        os.waitpid(child, 0)
+        os.close(reading)
+        disk = FileSystemDisk(directory)
+        log, found, recovery = opened(disk, segment_bytes=1 << 18)
+        assert recovery.appended in (told, told + 1)
+        for each in found:
+            value = each.number
+            assert each.payload == payload(value, 1 + value * 37 % 900).tobytes()
+        log.close()
+        disk.close()
+    assert log.segments > 1
