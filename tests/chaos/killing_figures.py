@@ -77,14 +77,15 @@ class KillingFigures:
             f"{self.plan.seed}, {self.seconds:.0f} s: {faults}{power}\n{self.books}\n"
             f"{self.lost:,} lost; {self.repeated_steps:,} steps were trained again with the same "
             f"rows, {self.changed_steps:,} with others; after {self.steps:,} steps the weights are "
-            f"{same} an undisturbed run{self._witnesses()}; slowest start {self.slowest_start_seconds:.1f} s"
+            f"{same} an undisturbed run{self._witnesses()}; slowest start "
+            f"{self.slowest_start_seconds:.1f} s"
         )
 
     def _witnesses(self) -> str:
         """What the log has to say, if there is one."""
-        said = (
-            "" if self.plan.level == "received" else f", log verify finds {len(self.flaws)} flaws"
-        )
+        if self.plan.level == "received":
+            return ""
+        said = f", log verify finds {len(self.flaws)} flaws"
         if self.replay_differences is None:
             return said
         replayed = "the same" if not self.replay_differences else f"{self.replay_differences}"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chaos.producers import ProducerProcess
 from chaos.pushing import Pushing
-from chaos.resources import descriptors, resident_bytes, threads
+from chaos.resources import cpu_seconds, descriptors, resident_bytes, threads
 from chaos.rows import is_bad
 from chaos.service_books import ServiceBooks
 from chaos.services import service
@@ -36,6 +36,7 @@ class Measure:
     resident_bytes: int
     descriptors: int
     threads: int
+    cpu_seconds: float
 
 
 @dataclass
@@ -50,6 +51,17 @@ class SoakFigures:
         """Samples trained a second, by interval."""
         return [
             (later.trained - earlier.trained) / (later.at_seconds - earlier.at_seconds)
+            for earlier, later in zip(self.measures, self.measures[1:], strict=False)
+        ]
+
+    @property
+    def costs(self) -> list[float]:
+        """Processor time of a million samples, by interval, which does not depend on how much of
+        the machine others have."""
+        return [
+            1e6
+            * (later.cpu_seconds - earlier.cpu_seconds)
+            / max(1.0, later.trained - earlier.trained)
             for earlier, later in zip(self.measures, self.measures[1:], strict=False)
         ]
 
@@ -71,7 +83,9 @@ class SoakFigures:
             f"({100 * self.grown_share:+.2f} %), descriptors {first.descriptors} to "
             f"{last.descriptors}, threads {first.threads} to {last.threads}; throughput "
             f"{self.rates[1]:,.0f} to {self.rates[-1]:,.0f} samples/s "
-            f"({100 * self.throughput_share:.1f} %), least {min(self.rates):,.0f}\n{self.books}"
+            f"({100 * self.throughput_share:.1f} %), least {min(self.rates):,.0f}; a million "
+            f"samples cost {self.costs[1]:.1f} and then {self.costs[-1]:.1f} s of processors\n"
+            f"{self.books}"
         )
 
 
@@ -121,6 +135,7 @@ def _measure(daemon: Daemon, seconds: float, figures: SoakFigures) -> None:
                 resident_bytes(pid),
                 descriptors(pid),
                 threads(pid),
+                cpu_seconds(pid),
             )
         )
 

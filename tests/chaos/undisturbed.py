@@ -49,6 +49,7 @@ def differences_to_undisturbed(directory: Path, disturbed: Daemon, order: Array)
 def learned_differences(one: Path, two: Path) -> list[str]:
     """Paths at which the newest checkpoints in two directories do not say the same of learning."""
     ours, theirs = _learned(one), _learned(two)
+    assert any("weight" in path for path in ours), sorted(ours)
     return sorted(
         path for path in ours.keys() | theirs.keys() if not _same(ours.get(path), theirs.get(path))
     )
