@@ -21,8 +21,8 @@ from insitu.config.sections import (
     OptimizerSection,
     ScheduleSection,
     StrategySection,
-    StreamSection,
 )
+from insitu.config.stream import StreamSection
 from insitu.errors import InsituError, OperatorError, did_you_mean
 
 #: The packages that hold the components of each kind.

@@ -11,13 +11,8 @@ from typing import Any
 from insitu.config.clients import read_clients
 from insitu.config.problem import ConfigError, Problem
 from insitu.config.secrets import read_secret_key, read_token
-from insitu.config.sections import (
-    BufferSection,
-    CurveSection,
-    EvaluationSection,
-    HttpSection,
-    StreamSection,
-)
+from insitu.config.sections import BufferSection, EvaluationSection, HttpSection
+from insitu.config.stream import CurveSection, StreamSection
 from insitu.errors import OperatorError
 
 

@@ -32,10 +32,10 @@ from insitu.config.sections import (
     ScheduleSection,
     ServiceSection,
     StrategySection,
-    StreamSection,
     TrainerSection,
 )
 from insitu.config.setting import Section, setting
+from insitu.config.stream import StreamSection
 from insitu.errors import did_you_mean
 
 

@@ -21,9 +21,9 @@ from insitu.config.sections import (
     HttpSection,
     PaceSection,
     StrategySection,
-    StreamSection,
     TrainerSection,
 )
+from insitu.config.stream import StreamSection
 from insitu.errors import did_you_mean
 
 Rule = Callable[..., Iterator[Problem]]

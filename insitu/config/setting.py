@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+OptionalPath = Annotated[Path, Field(strict=False)] | None
 
 
 def setting(description: str, *, unit: str = "", **constraints: Any) -> Any:
@@ -25,3 +29,8 @@ class Section(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+
+def refuse(code: str, message: str, **values: Any) -> PydanticCustomError:
+    """What a validator raises, with the values that its message names."""
+    return PydanticCustomError(code, message, values)
