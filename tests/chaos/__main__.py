@@ -45,7 +45,7 @@ def parts(*, long: bool) -> Mapping[str, Part]:
         **fuzzed,
         "network": partial(through_a_bad_network, seconds=300.0 if long else 10.0, seed=1),
         "received": _killing(Plan(kills=20 if long else 1, level="received")),
-        "kills": _killing(Plan(kills=kills, level="logged")),
+        "kills": _killing(Plan(kills=kills, producer_stops=kills // 5)),
         "producers": _killing(Plan(kills=0, producer_kills=50 if long else 2)),
         "windows": _killing(Plan(kills=0, producer_kills=50 if long else 3, window=True)),
         "power": _killing(Plan(kills=power_losses, level="durable", power=True)),

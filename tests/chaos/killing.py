@@ -15,6 +15,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from chaos.power_loss import Shadow
 from chaos.producers import ProducerProcess
 from chaos.pushing import Pushing
 from chaos.seen import Seen
-from chaos.services import environment, watched
+from chaos.services import SESSION_SECONDS, environment, watched
 from chaos.undisturbed import differences_to_undisturbed
 from chaos.witnesses import differences_to_replay, log_flaws
 from daemon import Daemon, wait_for
@@ -70,10 +71,8 @@ class Killing:
         with self._daemon:
             try:
                 self._begin()
-                kills = ["service"] * self.plan.kills + ["producer"] * self.plan.producer_kills
-                self._random.shuffle(kills)
-                for victim in kills:
-                    self._fault() if victim == "service" else self._kill_producer()
+                for fault in self._faults():
+                    fault()
                     self._check()
                 self._finish()
             except BaseException as error:
@@ -113,7 +112,15 @@ class Killing:
 
     # faults
 
-    def _fault(self) -> None:
+    def _faults(self) -> list[Callable[[], None]]:
+        """All of them, in an order drawn from the seed."""
+        faults = [self._kill_service] * self.plan.kills
+        faults += [self._kill_producer] * self.plan.producer_kills
+        faults += [self._stop_producer] * self.plan.producer_stops
+        self._random.shuffle(faults)
+        return faults
+
+    def _kill_service(self) -> None:
         """Something at a random moment under load, and then the end of the service."""
         kind = self._random.choice(self._kinds)
         self.figures.faults[f"kills {kind}"] += 1
@@ -152,6 +159,15 @@ class Killing:
         producer.kill()
         producer.start()
         producer.expect("began")
+
+    def _stop_producer(self) -> None:
+        """A simulation is stopped for a while, in the middle of whatever it does."""
+        self.figures.faults["stops of a producer"] += 1
+        producer = self._random.choice(self._producers)
+        time.sleep(self._random.uniform(0.0, 0.2))
+        producer.signal(signal.SIGSTOP)
+        time.sleep(self._random.choice((0.1, 0.5, SESSION_SECONDS + 1.5)))
+        producer.signal(signal.SIGCONT)
 
     def _checkpoint(self, must: bool = True) -> None:
         try:
@@ -241,6 +257,7 @@ if __name__ == "__main__":
     parser.add_argument("kills", type=int)
     parser.add_argument("--level", default="logged", choices=("received", "logged", "durable"))
     parser.add_argument("--producer-kills", type=int, default=0)
+    parser.add_argument("--producer-stops", type=int, default=0)
     parser.add_argument("--window", action="store_true", help="producers' windows in files")
     parser.add_argument("--power", action="store_true", help="what was not synced is forgotten")
     parser.add_argument("--seed", type=int, default=1)

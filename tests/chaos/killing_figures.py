@@ -17,6 +17,7 @@ class Plan:
         level: what an ack is worth: `received` (no log), `logged` or `durable`.
         producers: processes that push.
         producer_kills: of producers, beside those of the service.
+        producer_stops: SIGSTOP on producers, some for longer than a session lasts.
         window: producers keep what is not acknowledged in files; else what was pushed last dies
             with them, and is pushed again from the service's cursor on. That is exact for pushes
             that are never cut, so they are of one row then.
@@ -28,6 +29,7 @@ class Plan:
     level: str = "logged"
     producers: int = 4
     producer_kills: int = 0
+    producer_stops: int = 0
     window: bool = False
     seed: int = 1
     segment_bytes: int = 1 << 20

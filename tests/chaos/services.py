@@ -14,6 +14,9 @@ from daemon import Daemon
 #: where a service finds the parts of it that are ours
 PLUGINS = Path(__file__).parent / "plugins"
 
+#: a producer that is silent for so long has left
+SESSION_SECONDS = 5.0
+
 
 def config(directory: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration; `sections` replace single settings."""
@@ -26,7 +29,7 @@ def config(directory: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
                 "x": {"dtype": "float32", "shape": [FEATURES]},
                 "y": {"dtype": "int64", "minimum": 0, "maximum": CLASSES - 1},
             },
-            "session_timeout_seconds": 5.0,
+            "session_timeout_seconds": SESSION_SECONDS,
             "max_batch_bytes": 64 << 10,
         },
         "buffer": {"policy": "fifo", "capacity_samples": 1024},

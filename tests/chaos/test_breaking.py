@@ -11,7 +11,7 @@ from chaos.verdicts import problems
 
 
 def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
-    plan = Plan(kills=2, producers=3, producer_kills=1, level="logged", seed=2)
+    plan = Plan(kills=1, producers=2, producer_kills=1, producer_stops=1, seed=2)
     figures = Killing(tmp_path, plan).run()
     print(figures)
     assert problems(figures) == []

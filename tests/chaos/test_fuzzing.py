@@ -12,7 +12,7 @@ from chaos.socket_fuzz import fuzz_socket
 from chaos.targets import NAMES
 
 _MOST_GROWN_BYTES = 16 << 20
-_INPUTS = {"wire": 5000, "checkpoint": 500, "config": 150, "http": 500, "log": 300}
+_INPUTS = {"wire": 5000, "checkpoint": 500, "config": 60, "http": 500, "log": 300}
 
 
 def test_the_decoder_knows_every_damaged_message() -> None:
