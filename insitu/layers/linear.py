@@ -78,14 +78,11 @@ class HebbianLinear(HebbianLayer):
 
     def _find_direction(self, activities: Tensor, prepared: Tensor, potentials: Tensor) -> None:
         decay = self._decay(activities, potentials)
-        # the compiler joins passes, but none with a product; and a product is not added to a sum of
-        # another precision
-        if torch.compiler.is_compiling() or activities.dtype != self.weight.dtype:
-            correlation = torch.mm(activities.t(), prepared).to(self.weight.dtype)
-            self.direction.copy_(torch.addcmul(correlation, self.weight, decay, value=-1.0))
-            return
-        torch.mul(self.weight, decay.neg_(), out=self.direction)
-        self.direction.addmm_(activities.t(), prepared)
+        if activities.dtype == self.direction.dtype:
+            torch.mm(activities.t(), prepared, out=self.direction)
+        else:
+            self.direction.copy_(torch.mm(activities.t(), prepared))
+        self.direction.addcmul_(self.weight, decay, value=-1.0)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, rule={type(self.rule).__name__}"
