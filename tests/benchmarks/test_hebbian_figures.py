@@ -1,17 +1,17 @@
 """The cost of a Hebbian step against the arithmetic that it cannot do without.
 
 The floor is one forward pass and one weight gradient of the layer's own shapes: with zeros beyond
-the border a padded convolution, with reflection a convolution over the padded input, which takes 2 to
-5 % more, since products with zeros can be left out. A step is the layer's
-forward pass, padding included, in training mode, and its update. The better of layouts, and of
-eager and compiled, is what an operator would choose, and what is held. Run by `pytest -m benchmark`
-on a quiet machine: a step has many small operators where the floor has two large ones, and touches
+the border a padded convolution, with reflection a convolution over the padded input, which takes
+2 to 5 % more, since products with zeros can be left out. A step is the layer's forward pass,
+padding included, in training mode, and its update. The better of layouts, and of eager and
+compiled, is what an operator would choose, and what is held. Run by `pytest -m benchmark` on a
+quiet machine: a step has many small operators where the floor has two large ones, and touches
 more memory, so other work on the machine costs it more. `INSITU_BENCH_THREADS` (2) sets the
-threads; with `INSITU_BENCH_CLOCK=cpu` and one thread the processor time of the thread is measured,
-which other work disturbs less than elapsed time.
+threads; with `INSITU_BENCH_CLOCK=cpu` and one thread the processor time of the thread is
+measured, which other work disturbs less than elapsed time.
 
-Measured on a 2-core AMD EPYC of family 26 with torch 2.13 while 12 to 17 other processes wanted its
-cores: one thread, processor time, channels last (channels first is slower throughout),
+Measured on a 2-core AMD EPYC of family 26 with torch 2.13 while 12 to 17 other processes wanted
+its cores: one thread, processor time, channels last (channels first is slower throughout),
 
                                reflect         zeros
                                eager  compiled eager  compiled
@@ -20,30 +20,32 @@ cores: one thread, processor time, channels last (channels first is slower throu
     3 -> 96, k5, 32 x 32       1.57   1.65     1.60   1.57     target 1.5,  missed
     linear 784 -> 2000         2.06   2.00                     target 1.5,  missed
 
-Two threads on a quiet machine were to be had once, before the last changes: 1.24 at 16 x 16, 2.02 for
-3 -> 96 (both reflected, against a zero-padded floor) and 1.73 for linear.
+Against a convolution padded with zeros the reflected steps are at 1.12, 1.21 and 1.67, eager. Two
+threads on a quiet machine were to be had once, before the last changes: 1.24 at 16 x 16 and 2.02
+for 3 -> 96, against that floor, and 1.73 for linear.
 
-Where the time goes, at 16 x 16 and one thread 17 ms: the competition 0.8 to 1.2 ms (a fifth of it to
-find the first of the largest, a quarter for the powers), passes over weights 0.2 ms, padding 0.1 ms,
-some 60 small operators 0.2 ms and more when their code has left the cache. At 3 -> 96 the competition
-alone is 35 % of the floor; it runs at 0.9 ns a value, 0.1 ns for each of nine passes in the cache. In
-a linear layer six passes over weights stand against the two of the floor.
+Where the time goes, at 16 x 16 and one thread 17 ms: the competition 0.8 to 1.2 ms (a fifth of it
+to find the first of the largest, a quarter for the powers), passes over weights 0.2 ms, padding
+0.1 ms, some 60 small operators 0.2 ms and more when their code has left the cache. At 3 -> 96 the
+competition alone is 35 % of the floor; it runs at 0.9 ns a value, 0.1 ns for each of nine passes
+in the cache. In a linear layer six passes over weights stand against the two of the floor.
 
 What helped: powers of two in place of exp (4 times), no powers that underflow (3 to 10 times),
 maxima in place of argmax and softmax along a strided axis (several times), with channels last one
-table with a column a kernel, and fewer small operators (together 4 to 6 % of a step), for a linear
-layer the product first and the decay added to it (1.6 to 1.4 of the floor, less the competition), no
-pass over large weights for the division and for the guard against NaN. Compiled, `nan_to_num` and
-comparisons of integers are not vectorised; without them a linear step takes 2.9 in place of 4.4 ms.
+table with a column a kernel, and fewer small operators (together 4 to 6 % of a step), for a
+linear layer the product first and the decay added to it (1.6 to 1.4 of the floor, less the
+competition), no pass over large weights for the division and for the guard against NaN. Compiled,
+`nan_to_num` and comparisons of integers are not vectorised; without them a linear step takes 2.9
+in place of 4.4 ms.
 
 What did not: images one by one, from the convolution to the gradient, so that activations stay in
-the cache (5 % slower at 32 x 32, twice the time at 3 -> 96), or five at a time (2 % faster to 14 %
-slower); pieces of 2^16 to 2^21 values (2^19 is the best); softmax over the last axis, whose exp takes
-what the single passes take; the competition compiled by inductor, which computes every power twice
-(0.84 to 1.0 of the eager time), also with a polynomial for the powers (0.87); equality, argmax or
-nonzero for the winner, none of which is vectorised (4 to 7 times the two passes that it takes now);
-weights in blocks of rows that fit a core's cache (within the noise); a batched product for <w, G>
-(4 times).
+the cache (5 % slower at 32 x 32, twice the time at 3 -> 96), or five at a time (2 % faster to 14
+% slower); pieces of 2^16 to 2^21 values (2^19 is the best); softmax over the last axis, whose exp
+takes what the single passes take; the competition compiled by inductor, which computes every
+power twice (0.84 to 1.0 of the eager time), also with a polynomial for the powers (0.87);
+equality, argmax or nonzero for the winner, none of which is vectorised (4 to 7 times the two
+passes that it takes now); weights in blocks of rows that fit a core's cache (within the noise); a
+batched product for <w, G> (4 times).
 """
 
 from __future__ import annotations
