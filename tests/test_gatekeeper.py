@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import zmq
 
-from insitu.config import Client
+from bad_input import config
+from insitu.config import Client, check_config
+from insitu.errors import InternalError
 from insitu.schema import Schema
 from insitu.wire.messages import PROTOCOL_VERSION, Hello, RefusalCode, Refused
 from insitu_service.allow_list import NO_KEY, AllowList
@@ -20,6 +22,7 @@ from insitu_service.gatekeeper import Gatekeeper
 from insitu_service.greeting import Terms
 from insitu_service.intake import Intake
 from insitu_service.rate_limit import RateLimit
+from insitu_service.secrecy import Secrets
 from insitu_service.session import Origin, Sessions
 from keyed import Pair
 
@@ -228,3 +231,14 @@ def test_the_socket_file_of_a_service_is_for_its_user_alone(tmp_path: Path) -> N
     finally:
         os.umask(before)
         context.destroy(linger=0)
+
+
+def test_secrets_that_were_forgotten_on_the_way_open_nothing(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
+    made = config(tmp_path, stream={"token_file": str(tmp_path / "token")})
+    checked = check_config(made)
+    with pytest.raises(InternalError, match="secrets were not handed"):
+        Secrets().check(checked)
+    Secrets.of(checked, {}).check(checked)
+    assert Secrets.of(checked, {}).texts == ["secret"]
+    assert "secret'" not in repr(Secrets.of(checked, {}))

@@ -103,6 +103,36 @@ def test_a_token_file_that_is_not_there(attempt: Attempt, tmp_path: Path) -> Non
     assert "no-token" in said
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stream": {"endpoints": ["tcp://0.0.0.0:5599"]}},
+         ["stream.endpoints.0", "other machines can reach", "stream.curve", "trusted_network"]),
+        ({"http": {"host": "0.0.0.0", "trusted_network": True}}, ["http.host", "token_file"]),
+        ({"http": {"host": "0.0.0.0"}}, ["http.host", "certificate_file"]),
+    ],
+    ids=["stream without keys", "HTTP without a token", "HTTP without TLS"],
+)  # fmt: skip
+def test_nothing_is_opened_to_other_machines_without_a_word(
+    attempt: Attempt, changes: dict[str, Any], words: list[str]
+) -> None:
+    code, said = attempt(**changes)
+    assert code == 2, said
+    assert [word for word in words if word not in said] == []
+
+
+def test_keys_that_are_not_there(attempt: Attempt, tmp_path: Path) -> None:
+    (tmp_path / "clients.yaml").write_text("clients: []")
+    curve = {"clients_file": str(tmp_path / "clients.yaml")}
+    code, said = attempt(stream={"curve": curve})
+    assert code == 2, said
+    assert "INSITU_SERVER_SECRET_KEY is not set" in said
+    assert "`insitu keys`" in said
+    code, said = attempt(stream={"curve": {**curve, "secret_key_file": str(tmp_path / "none")}})
+    assert code == 2, said
+    assert "stream.curve.secret_key_file" in said
+
+
 # the operator's own code
 
 

@@ -158,6 +158,7 @@ def compose_ingest(
     allow_list: AllowList | None = None,
     secrets: Secrets = NO_SECRETS,
 ) -> Ingest:
+    secrets.check(config)
     stream, when_full = config.stream, config.buffer.when_full
     schema = stream.as_schema()
     terms = Terms(

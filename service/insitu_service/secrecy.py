@@ -8,6 +8,7 @@ from pathlib import Path
 
 from insitu.config import Config, read_token, take_secret_key
 from insitu.config.secrets import open_to_others
+from insitu.errors import InternalError
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,18 @@ class Secrets:
             None if stream.curve is None else take_secret_key(key_file, environment),
             tuple(path for path in files if path is not None and open_to_others(path)),
         )
+
+    def check(self, config: Config) -> None:
+        """Let nothing run open because its secrets were forgotten on the way.
+
+        Raises:
+            InternalError: the configuration asks for a secret that is not here.
+        """
+        stream = config.stream
+        if (stream.token_file is not None and self.stream_token is None) or (
+            stream.curve is not None and self.secret_key is None
+        ):
+            raise InternalError("the stream's secrets were not handed to its parts")
 
     @property
     def texts(self) -> list[str]:
