@@ -27,7 +27,7 @@ from insitu.config import (
     load_config,
     read_token,
 )
-from insitu.config.document import parse, scalar
+from insitu.config.document import parse, scalar, written
 from insitu.config.override import PREFIX
 from insitu.config.sections import HookSection
 from insitu.errors import OperatorError
@@ -316,7 +316,7 @@ plain_data = st.recursive(
 
 @given(plain_data)
 def test_plain_data_survives_yaml(data: Any) -> None:
-    assert parse(yaml.safe_dump(data), "here").data == data
+    assert parse(written(data), "here").data == data
     assert parse(json.dumps(data, ensure_ascii=False), "here").data == data
 
 
@@ -363,7 +363,7 @@ def test_the_effective_configuration_is_one_itself() -> None:
     shown = effective(check_config(made))
     assert shown["objective"]["options"]["label_smoothing"] == 0.0
     assert shown["strategies"][0]["options"].keys() >= {"samples_per_step"}
-    again = check_config(parse(yaml.safe_dump(shown), "shown").data)
+    again = check_config(parse(written(shown), "shown").data)
     assert effective(again) == shown
 
 

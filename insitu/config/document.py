@@ -1,4 +1,4 @@
-"""Reading YAML into plain data, with the line of every value.
+"""Reading YAML into plain data, with the line of every value, and writing it.
 
 This is the core schema of YAML 1.2, not PyYAML's 1.1: `on`, `off`, `yes` and `no` are words
 (`on:` names the event of a hook), `1e-3` is a number, dates are words, and keys are always
@@ -69,6 +69,33 @@ def parse(text: str, source: str) -> Document:
     if builder.problems:
         raise ConfigError(builder.problems, source)
     return document
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML quotes what YAML 1.1 reads as something else than text; 1.2 has other numbers."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(scalar(text), str) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def written(data: Any, *, flow: bool | None = False) -> str:
+    """Plain data as a YAML document that `parse` reads as the same data.
+
+    Args:
+        flow: lists and mappings in brackets: False for none, None for the innermost.
+
+    Example:
+        >>> print(written({"name": "1e3", "size": 1000.0}), end="")
+        name: '1e3'
+        size: 1000.0
+    """
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow)
+    return text
 
 
 def _syntax(error: yaml.YAMLError) -> str:

@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from insitu.config.document import written
 from insitu.errors import InternalError, OperatorError
 from insitu_producers.sources.task_stream import TaskStream
 from insitu_service.bench.forgetting_result import Moment, RunResult
@@ -42,7 +41,7 @@ def run_through_service(setup: Setup, variant: Variant, stream: TaskStream, seed
     ):
         directory = Path(place)
         config_path = directory / "service.yaml"
-        config_path.write_text(yaml.safe_dump(configuration(setup, variant, stream, seed)))
+        config_path.write_text(written(configuration(setup, variant, stream, seed)))
         scenario = _scenario(setup, variant, stream, config_path)
         with ServiceProcess(scenario, ServiceVariant("bench"), directory, interruption) as service:
             service.start()

@@ -22,15 +22,14 @@ def config() -> None:
 @click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml")
 def show(run: Path, overrides: tuple[str, ...], form: str) -> None:
     """Print what `serve` would use: the file, the environment, --set and all defaults."""
-    import yaml
-
     from insitu.config import effective, load_config
+    from insitu.config.document import written
 
     tree = effective(load_config(run, overrides, os.environ))
     if form == "json":
         click.echo(json.dumps(tree, indent=2))
     else:
-        click.echo(yaml.safe_dump(tree, sort_keys=False, default_flow_style=None), nl=False)
+        click.echo(written(tree, flow=None), nl=False)
 
 
 @config.command()

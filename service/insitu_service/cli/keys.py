@@ -42,8 +42,9 @@ def keys(
 
     Nothing is overwritten. Prints what goes where, and the entries of the clients file.
     """
-    import yaml
     import zmq
+
+    from insitu.config.document import written
 
     _check_names(clients)
     _check_free(directory, clients)
@@ -70,7 +71,7 @@ def keys(
         entries.append(entry)
     if entries:
         click.echo("put into stream.curve.clients_file:", err=True)
-        click.echo(yaml.safe_dump({"clients": entries}, sort_keys=False), nl=False)
+        click.echo(written({"clients": entries}), nl=False)
 
 
 _SERVER_SAID = "{secret}: stays with the service alone, stream.curve.secret_key_file names it"
