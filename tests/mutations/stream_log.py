@@ -53,7 +53,7 @@ def _records_only(records: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return records.astype(np.uint64)
 
 
-_SYNC = "insitu.stream.log.stream_log:StreamLog._sync"
+_SYNC = "insitu.stream.log.unsynced:Unsynced._sync"
 
 MUTATIONS = {
     "log: digests are not checked": Mutation(
@@ -68,7 +68,7 @@ MUTATIONS = {
     "log: data is not synced": Mutation(_SYNC, _sync_names_only, CRASHES),
     "log: names are not synced": Mutation(_SYNC, _sync_files_only, CRASHES),
     "log: what an earlier life wrote is not synced": Mutation(
-        "insitu.stream.log.stream_log:StreamLog._sync_found", constantly(None), CRASHES
+        "insitu.stream.log.unsynced:Unsynced._sync_found", constantly(None), CRASHES
     ),
     "log: a failed sync is forgotten": Mutation(_SYNC, _sync_and_go_on, CRASHES),
     "log: the cache is believed after a failed sync": Mutation(
@@ -78,7 +78,7 @@ MUTATIONS = {
         "insitu.stream.log.recovery:cut", constantly(None), LOG
     ),
     "log: a failed write is not cleared": Mutation(
-        "insitu.stream.log.stream_log:cut", constantly(None), CRASHES
+        "insitu.stream.log.segments:cut", constantly(None), CRASHES
     ),
     "log: damage behind is taken for a tear": Mutation(
         "insitu.stream.log.recovery:promised_behind", constantly(0), LOG
@@ -87,8 +87,8 @@ MUTATIONS = {
         "insitu.stream.log.recovery:promised_by", constantly(0), LOG
     ),
     "log: released while it is needed": Mutation(
-        "insitu.stream.log.stream_log:StreamLog._oldest_unneeded",
-        lambda self, upto, now: self._segments[0] if len(self._segments) > 1 else None,
+        "insitu.stream.log.segments:Segments._oldest_unneeded",
+        lambda self, upto, now: self._all[0] if len(self._all) > 1 else None,
         LOG,
     ),
     "audit: rows of a record are alike": Mutation(

@@ -10,10 +10,8 @@ names one of its records is written, or a loss of power can leave a checkpoint w
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,22 +19,15 @@ import numpy.typing as npt
 
 from insitu.errors import InternalError
 from insitu.schema import Schema
-from insitu.stream.log.disk import Disk, File
-from insitu.stream.log.errors import LogFailed, write_error
+from insitu.stream.log.disk import Disk
+from insitu.stream.log.errors import write_error
 from insitu.stream.log.reader import LogReader
 from insitu.stream.log.record import Kind, Record, encode, linked, payload_bytes
 from insitu.stream.log.recovery import Recovery, Scan
-from insitu.stream.log.segment import (
-    PREPARED_NAME,
-    UNSYNCED_NAME,
-    Segment,
-    SegmentHeader,
-    segment_name,
-)
-from insitu.stream.log.tail import cut, opened
+from insitu.stream.log.segment import Segment
+from insitu.stream.log.segments import Segments
+from insitu.stream.log.unsynced import Unsynced
 from insitu.stream.stamp import Stamp
-
-_NS = 1_000_000_000
 
 
 class StreamLog:
@@ -84,24 +75,18 @@ class StreamLog:
     ) -> None:
         self._disk = disk
         self._schema = schema
-        self._segment_bytes = segment_bytes
-        self._keep_bytes = keep_bytes
-        self._keep_seconds = keep_seconds
         self._clock = clock
+        self._unsynced = Unsynced(disk)
+        self._segments = Segments(
+            disk,
+            schema,
+            self._unsynced,
+            segment_bytes=segment_bytes,
+            keep_bytes=keep_bytes,
+            keep_seconds=keep_seconds,
+        )
         self._appended = self._synced = self._chain = 0
-        self._segments: list[Segment] = []  # the last one is being written
-        self._file: File | None = None  # of the last one
-        self._tail_bytes = 0  # where its next record goes
-        self._seed = 0  # of its records' headers
-        self._is_soiled = False  # a failed write may have left something there
-        self._prepared: tuple[File, int] | None = None
-        self._sealed: list[File] = []  # earlier ones that are not synced yet
-        self._found: list[str] = []  # the same, of an earlier life: by name, they may be many
-        self._names_changed = False
-        self._broken = ""
         self._recovered = False
-        self._lock = threading.Lock()  # of what `sync` reads; held for no system call
-        self._sync_lock = threading.Lock()  # one sync at a time
 
     # ---- numbers --------------------------------------------------------------------------
 
@@ -123,25 +108,23 @@ class StreamLog:
     @property
     def first(self) -> int:
         """The oldest record that is kept; `appended` + 1 when there is none."""
-        with self._lock:
-            return self._segments[0].first_record if self._segments else self._appended + 1
+        kept = self._segments.all()
+        return kept[0].first_record if kept else self._appended + 1
 
     @property
     def size_bytes(self) -> int:
         """What all segments take on the disk, reserved room included."""
-        with self._lock:
-            return sum(segment.size_bytes for segment in self._segments)
+        return sum(segment.size_bytes for segment in self._segments.all())
 
     @property
     def segments(self) -> int:
         """How many files hold records."""
-        with self._lock:
-            return len(self._segments)
+        return len(self._segments.all())
 
     @property
     def broken(self) -> str:
         """Why nothing can be appended any more until a restart; empty while all is well."""
-        return self._broken
+        return self._unsynced.broken
 
     # ---- beginning and end ----------------------------------------------------------------
 
@@ -179,21 +162,14 @@ class StreamLog:
             raise
         self._appended, self._chain = recovery.appended, recovery.chain
         self._synced = min(scan.synced, recovery.appended)
-        self._segments = scan.segments
-        self._tail_bytes, self._seed = scan.tail_bytes, scan.seed
-        self._file, self._found = scan.file, scan.unsynced
-        self._names_changed = self._recovered = True
+        self._segments.found(scan)
+        self._recovered = True
         return recovery
 
     def close(self) -> None:
         """Let go of all files. What was not synced may be lost with the power."""
-        with self._sync_lock, self._lock:
-            prepared = [] if self._prepared is None else [self._prepared[0]]
-            for file in (*self._sealed, *prepared, self._file):
-                if file is not None:
-                    file.close()
-            self._sealed, self._file, self._prepared = [], None, None
-            self._broken = self._broken or "it is closed"
+        self._unsynced.close()
+        self._segments.close()
 
     # ---- writing --------------------------------------------------------------------------
 
@@ -221,8 +197,7 @@ class StreamLog:
             ProducerError: times, ids or flags are not one number for each row.
         """
         assert self._recovered, "recover comes first"
-        self._check_usable()
-        now_ns = self._clock()
+        self._unsynced.check_usable()
         number = self._appended + 1
         record = encode(kind, stamp, rows, number=number, keep=keep, payload=payload)
         expected = payload_bytes(kind, rows, self._schema.row_bytes)
@@ -232,14 +207,11 @@ class StreamLog:
                 allowed=f"{expected} bytes",
             )
         try:
-            file = self._file_with_room(record.size_bytes, now_ns)
-            buffers = record.buffers(
-                chain=self._chain, synced=self._synced, appended_at_ns=now_ns, seed=self._seed
+            self._segments.write(
+                record, number, chain=self._chain, synced=self._synced, now_ns=self._clock()
             )
-            self._write(file, buffers)
         except OSError as error:
             raise write_error(f"record {number:,} cannot be logged", error) from error
-        self._tail_bytes += record.size_bytes
         self._chain = linked(self._chain, record.digest)
         self._appended = number  # last: others may read the record from now on
         return number
@@ -252,17 +224,9 @@ class StreamLog:
         Raises:
             LogFull, LogFailed: it cannot be reserved; what is reserved already can be filled.
         """
-        self._check_usable()
+        self._unsynced.check_usable()
         try:
-            self._clean()
-        except OSError as error:
-            raise write_error("the log cannot be written", error) from error
-        if self._prepared is not None:
-            return
-        if self._segments and self._tail_bytes * 2 < self._segments[-1].size_bytes:
-            return
-        try:
-            self._prepare(self._segment_bytes)
+            self._segments.prepare()
         except OSError as error:
             raise write_error("the next segment of the log cannot be reserved", error) from error
 
@@ -277,15 +241,11 @@ class StreamLog:
             LogFailed: the disk refuses; the rest stays.
         """
         released = 0
-        while (segment := self._oldest_unneeded(upto_record, now_ns)) is not None:
-            try:
-                self._disk.remove(segment.name)
-                self._disk.sync_names()  # in order: a gap would cut the log's beginning off
-            except OSError as error:
-                raise write_error(f"{segment.name} cannot be removed", error) from error
-            with self._lock:
-                self._segments.remove(segment)
-            released += 1
+        try:
+            while self._segments.remove_oldest(upto_record, now_ns):
+                released += 1
+        except OSError as error:
+            raise write_error("the oldest segment of the log cannot be removed", error) from error
         return released
 
     def sync(self) -> int:
@@ -295,19 +255,12 @@ class StreamLog:
             LogFailed: the disk could not. What it did not write it may have forgotten, and a
                 second try would not tell: the log is `broken`, and only a restart finds out.
         """
-        with self._sync_lock:
-            self._check_usable()
-            with self._lock:
-                target = self._appended
-                sealed, active = list(self._sealed), self._file
-                names, self._names_changed = self._names_changed, False
-            if target > self._synced or names:
-                self._sync([*sealed, active] if active is not None else sealed, names=names)
-                self._found.clear()
-            with self._lock:
-                self._synced = max(self._synced, target)
-            self._drop_sealed(sealed)
-            return self._synced
+        target = self._appended  # before looking at files: whatever is up to it is in them
+        self._unsynced.check_usable()
+        if target > self._synced or self._unsynced.has_new_names:
+            self._unsynced.sync()
+        self._synced = max(self._synced, target)
+        return self._synced
 
     # ---- reading --------------------------------------------------------------------------
 
@@ -317,111 +270,5 @@ class StreamLog:
 
     def segment_with(self, record: int) -> Segment | None:
         """The segment that holds a record, or will; None when it is no longer kept."""
-        with self._lock:
-            holding = [each for each in self._segments if each.first_record <= record]
-            return holding[-1] if holding else None
-
-    # ---- inside ---------------------------------------------------------------------------
-
-    def _check_usable(self) -> None:
-        if self._broken:
-            raise self._unusable()
-
-    def _unusable(self) -> LogFailed:
-        return LogFailed(
-            f"the log takes nothing more: {self._broken}",
-            consequence="nothing more is accepted",
-            remedy="see to the disk, then restart the service",
-        )
-
-    def _write(self, file: File, buffers: Sequence[Any]) -> None:
-        try:
-            file.write(self._tail_bytes, buffers)
-        except BaseException:
-            self._is_soiled = True
-            raise
-
-    def _clean(self) -> None:
-        """Clear away what a failed write may have left behind the last record."""
-        if self._file is not None and self._is_soiled:
-            cut(self._file, self._tail_bytes)
-            self._sync([self._file], names=False)
-            self._segments[-1].size_bytes = self._file.size_bytes
-        self._is_soiled = False
-
-    def _file_with_room(self, size_bytes: int, now_ns: int) -> File:
-        self._clean()
-        if self._file is None or self._tail_bytes + size_bytes > self._segments[-1].size_bytes:
-            return self._roll(size_bytes, now_ns)
-        return self._file
-
-    def _roll(self, size_bytes: int, now_ns: int) -> File:
-        """Begin the next segment. At most one before it is left unsynced."""
-        first = self._appended + 1
-        header = SegmentHeader(self._schema, first, self._chain, self._synced, now_ns)
-        begin = header.size_bytes
-        self._sync_sealed()
-        file, room_bytes = self._prepare(max(self._segment_bytes, begin + size_bytes))
-        file.write(0, [header.encode()])
-        self._disk.rename(PREPARED_NAME, segment_name(first))
-        with self._lock:
-            if self._file is not None:
-                self._sealed.append(self._file)
-            if self._segments and self._segments[-1].first_record == first:
-                self._segments.pop()  # without a record, and too small for this one
-            self._segments.append(Segment(first, room_bytes, now_ns))
-            self._file, self._prepared, self._names_changed = file, None, True
-        self._tail_bytes, self._seed = begin, header.seed
-        return file
-
-    def _prepare(self, size_bytes: int) -> tuple[File, int]:
-        if self._prepared is not None and self._prepared[1] < size_bytes:
-            self._disk.remove(PREPARED_NAME)
-            self._prepared[0].close()
-            self._prepared = None
-        if self._prepared is None:
-            self._prepared = self._disk.create(PREPARED_NAME, size_bytes), size_bytes
-        return self._prepared
-
-    def _sync_sealed(self) -> None:
-        if self._sealed:  # looked at without the lock: only this thread makes it longer
-            with self._sync_lock:
-                self._check_usable()
-                sealed = list(self._sealed)
-                self._sync(sealed, names=False)
-                self._drop_sealed(sealed)
-
-    def _sync(self, files: Sequence[File], *, names: bool) -> None:
-        try:
-            for file in files:
-                file.sync()
-            if names:
-                self._sync_found()
-                self._disk.sync_names()
-        except OSError as error:
-            self._broken = f"it could not be synced ({error.strerror or error})"
-            with suppress(OSError):  # for the next start, which may still find it in the cache
-                self._disk.create(UNSYNCED_NAME, 0).close()
-            raise self._unusable() from error
-
-    def _sync_found(self) -> None:
-        for name in self._found:
-            with suppress(FileNotFoundError), opened(self._disk, name) as file:
-                file.sync()
-
-    def _drop_sealed(self, files: Sequence[File]) -> None:
-        with self._lock:
-            self._sealed = [file for file in self._sealed if file not in files]
-        for file in files:
-            file.close()
-
-    def _oldest_unneeded(self, upto_record: int, now_ns: int) -> Segment | None:
-        with self._lock:
-            if len(self._segments) < 2:
-                return None
-            oldest, following = self._segments[:2]
-            left_bytes = sum(segment.size_bytes for segment in self._segments[1:])
-        age_seconds = (now_ns - following.created_at_ns) / _NS
-        needed = following.first_record - 1 > upto_record
-        by_age = self._keep_seconds > 0 and age_seconds < self._keep_seconds
-        return None if needed or by_age or left_bytes < self._keep_bytes else oldest
+        holding = [each for each in self._segments.all() if each.first_record <= record]
+        return holding[-1] if holding else None

@@ -1,0 +1,120 @@
+"""What is written and not safe yet, and making it safe: shared by the two threads of a log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from insitu.stream.log.disk import Disk, File
+from insitu.stream.log.errors import LogFailed
+from insitu.stream.log.segment import UNSYNCED_NAME
+from insitu.stream.log.tail import opened
+
+
+class Unsynced:
+    """Files and names that a loss of power may take.
+
+    Args:
+        disk: where they are.
+
+    Attributes:
+        broken: why nothing can be written or synced any more; empty while all is well.
+        active: the file that is being written.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self.broken = ""
+        self.active: File | None = None
+        self._disk = disk
+        self._sealed: list[File] = []
+        self._found: list[str] = []
+        self._names_changed = True
+        self._lock = threading.Lock()  # of the attributes; held for no system call
+        self._syncing = threading.Lock()  # one sync at a time
+
+    @property
+    def has_new_names(self) -> bool:
+        """Whether files were begun, or found by recovery, since the last sync."""
+        return self._names_changed
+
+    def check_usable(self) -> None:
+        """Raise `LogFailed` when the log is broken."""
+        if self.broken:
+            raise self._unusable()
+
+    def found(self, file: File | None, earlier: list[str]) -> None:
+        """What recovery found: the last file, and names of those before it, maybe many."""
+        self.active, self._found = file, list(earlier)
+
+    def begin(self, file: File) -> None:
+        """Write to this file from now on; the one before is sealed."""
+        with self._lock:
+            if self.active is not None:
+                self._sealed.append(self.active)
+            self.active, self._names_changed = file, True
+
+    def sync(self) -> None:
+        """Make everything safe that was written before this call."""
+        with self._syncing:
+            self.check_usable()
+            with self._lock:
+                sealed, active = list(self._sealed), self.active
+                names, self._names_changed = self._names_changed, False
+            self._sync([*sealed, active] if active is not None else sealed, names=names)
+            self._drop(sealed)
+
+    def sync_sealed(self) -> None:
+        """Make everything safe but what is in the active file. For the thread that writes."""
+        if self._sealed:  # looked at without the lock: only this thread makes it longer
+            with self._syncing:
+                self.check_usable()
+                sealed = list(self._sealed)
+                self._sync(sealed, names=False)
+                self._drop(sealed)
+
+    def sync_active(self) -> None:
+        """Make the active file safe. For the thread that writes."""
+        assert self.active is not None
+        self._sync([self.active], names=False)
+
+    def close(self) -> None:
+        """Let go of all files."""
+        with self._syncing, self._lock:
+            for file in (*self._sealed, self.active):
+                if file is not None:
+                    file.close()
+            self._sealed, self.active = [], None
+            self.broken = self.broken or "it is closed"
+
+    def _sync(self, files: Sequence[File], *, names: bool) -> None:
+        try:
+            for file in files:
+                file.sync()
+            if names:
+                self._sync_found()
+                self._disk.sync_names()
+        except OSError as error:
+            self.broken = f"it could not be synced ({error.strerror or error})"
+            with suppress(OSError):  # for the next start, which may still find it in the cache
+                self._disk.create(UNSYNCED_NAME, 0).close()
+            raise self._unusable() from error
+
+    def _sync_found(self) -> None:
+        for name in self._found:
+            with suppress(FileNotFoundError), opened(self._disk, name) as file:
+                file.sync()
+        self._found = []
+
+    def _drop(self, files: Sequence[File]) -> None:
+        with self._lock:
+            self._sealed = [file for file in self._sealed if file not in files]
+        for file in files:
+            file.close()
+
+    def _unusable(self) -> LogFailed:
+        return LogFailed(
+            f"the log takes nothing more: {self.broken}",
+            consequence="nothing more is accepted",
+            remedy="see to the disk, then restart the service",
+        )
