@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -22,6 +23,8 @@ from bad_input import Hostile
 from daemon import Daemon, wait_for
 from insitu.errors import ProducerError
 from insitu_producers import Producer, WaitTimeoutError
+from insitu_producers.sources.feed import Push, argument_parser, feed
+from insitu_service.cli.run import run
 from keyed import Pair, entry, keyed_config, keyed_producer, write_clients
 from raw_peer import GREETING
 from served import SCHEMA, arrays, producer, push, wait_log
@@ -313,6 +316,21 @@ def test_the_environment_holds_keys_and_token_as_well(
     with producer(daemon, "camera", epoch=time.time_ns()) as bob:
         push(bob, 0, 20)
         bob.flush(30.0)
+
+
+def test_the_command_line_and_the_sources_take_keys(
+    daemon: Daemon, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = BOB.file(directory / "bob-by-hand.secret")
+    proof = ["--server-key", SERVER.public, "--secret-key-file", str(secret)]
+    reach = ["--stream", "small", "--producer-id", "camera"]
+    reach += ["--endpoint", daemon.endpoint, "--token-file", str(directory / "token")]
+    np.savez(directory / "some.npz", **arrays(0, 32))
+    assert run(["push", str(directory / "some.npz"), *reach, *proof]) == 0
+    assert json.loads(capsys.readouterr().out)["acknowledged_rows"] == 32
+    parser = argument_parser("tests", "A source.", stream="small")
+    given = parser.parse_args([*reach, *proof, "--timeout", "30"])
+    assert feed([Push(arrays(0, 20), task="")], given) == 20
 
 
 def test_a_list_that_is_read_again_lets_in_and_throws_out(daemon: Daemon, directory: Path) -> None:
