@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -224,3 +225,20 @@ def test_a_session_is_no_stranger_until_it_ends() -> None:
     assert strangers.to_cut({ONE: 1.0}, 101.0) == [(TWO, "too_many")]
     assert strangers.to_cut({}, 102.0) == []
     assert strangers.to_cut({}, 108.0) == [(ONE, "silent")]
+
+
+def test_what_came_by_credit_while_we_were_busy_is_not_too_much() -> None:
+    """A slow disk holds the ingest thread up while ZeroMQ goes on receiving."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as theirs:
+        ours, _ = listener.accept()
+        with ours:
+            descriptor = ours.fileno()
+            strangers = Strangers(most=10, greeting_seconds=5.0, most_bytes=1000)
+            strangers.accepted(descriptor, 0.0)
+            heard = {descriptor: 1.0}
+            assert strangers.to_cut(heard, 1.0) == []
+            theirs.sendall(bytes(5000))
+            assert ours.recv(5000, socket.MSG_WAITALL)
+            assert strangers.to_cut(heard, 2.0, {descriptor: 4000}) == []
+            assert strangers.to_cut(heard, 2.0, {descriptor: 3000}) == [(descriptor, "too_much")]

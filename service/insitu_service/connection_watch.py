@@ -103,7 +103,8 @@ class ConnectionWatch:
             self.strangers.excuse(now - self._cut_at)
         self._cut_at = now
         heard = {session.descriptor: session.heard_at for session in self._sessions}
-        for descriptor, reason in self.strangers.to_cut(heard, now):
+        granted = {session.descriptor: session.granted_bytes for session in self._sessions}
+        for descriptor, reason in self.strangers.to_cut(heard, now, granted):
             cut(descriptor)
             self._intake.cut_connections[reason] += 1
             _log.warning(

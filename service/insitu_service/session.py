@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from insitu.stream.ring import Reservation
 from insitu.wire.messages import Data, Hello
 from insitu.wire.receiver import Receiver
 from insitu_service.intake import ProducerFigures
+
+#: shares are made even over about so long
+_SHARE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ class Session:
     first_fragment: Data | None = None
     held_bytes: int = 0  # of the batch that found no room; 0 when none waits for it
     needed_bytes: int = 0
+    has_waited: bool = False  # for credit, since the PING before
+    idle: bool = False  # it has sent no data from one PING to the next
+    fresh: bool = True  # data came, or credit was given, since its last PING
+    served_bytes: float = 0.0  # credit that it was given lately, as of `served_at`
+    served_at: float = 0.0
     told_durable: int = 0  # the newest batch that its producer knows to be synced
     gap_rows: int = 0  # that its producer dropped before the batch that comes in
 
@@ -63,6 +72,21 @@ class Session:
     @property
     def outstanding_bytes(self) -> int:
         return self.receiver.outstanding_bytes
+
+    def share_bytes(self, now: float) -> float:
+        """Credit that it was given lately; what is long ago counts less and less."""
+        return self.served_bytes * math.exp((self.served_at - now) / _SHARE_SECONDS)
+
+    def serve(self, bytes_: float, now: float) -> None:
+        """Note credit that was given."""
+        self.served_bytes = self.share_bytes(now) + bytes_
+        self.served_at = now
+
+    @property
+    def granted_bytes(self) -> int:
+        """Of credit, what has not been settled: it may be on its way, or here and not handled."""
+        begun = 0 if self.first_fragment is None else self.first_fragment.payload_bytes
+        return self.receiver.outstanding_bytes + begun
 
     @property
     def starved(self) -> bool:
@@ -104,6 +128,9 @@ class Sessions:
         return number
 
     def add(self, session: Session) -> None:
+        now = session.heard_at
+        shares = [other.share_bytes(now) for other in self._by_number.values()]
+        session.serve(min(shares, default=0.0), now)  # it waits for nobody's past, nor they for its
         self._parted.discard(session.descriptor)
         self._by_number[session.receiver.session] = session
         self._by_producer[session.producer_id] = session

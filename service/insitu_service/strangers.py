@@ -11,12 +11,13 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
 _TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 Answer = TypeVar("Answer")
+NOTHING: Mapping[int, int] = {}
 #: where `tcpi_bytes_received` lies in Linux's struct tcp_info
 _RECEIVED = struct.Struct("=128xQ")
 
@@ -55,11 +56,15 @@ class Strangers:
         """A connection was closed."""
         self._open.pop(descriptor, None)
 
-    def to_cut(self, heard: dict[int, float], now: float) -> list[tuple[int, str]]:
+    def to_cut(
+        self, heard: dict[int, float], now: float, granted_bytes: Mapping[int, int] = NOTHING
+    ) -> list[tuple[int, str]]:
         """Connections that must end, and why.
 
         Args:
             heard: when each connection with a session was last heard.
+            granted_bytes: what each of these may send by its credit; it may all have come while
+                we were busy with something else, such as a slow disk.
         """
         cuts = dict.fromkeys(self._surplus(heard.keys()), "too_many")
         for descriptor, connection in self._open.items():
@@ -68,13 +73,17 @@ class Strangers:
                 connection.since = now
                 connection.heard_at = at
                 connection.bytes_then = received_bytes(descriptor)
-            elif received_bytes(descriptor) - connection.bytes_then > self._most_bytes:
+            elif self._sent_too_much(descriptor, granted_bytes.get(descriptor, 0)):
                 cuts.setdefault(descriptor, "too_much")
             elif not at and now - connection.since > self._greeting_seconds:
                 cuts.setdefault(descriptor, "silent")
         for descriptor in cuts:
             self._open.pop(descriptor, None)
         return list(cuts.items())
+
+    def _sent_too_much(self, descriptor: int, granted_bytes: int) -> bool:
+        sent = received_bytes(descriptor) - self._open[descriptor].bytes_then
+        return sent > self._most_bytes + granted_bytes
 
     def excuse(self, seconds: float) -> None:
         """We looked away for so long; nobody's time went on."""
