@@ -258,6 +258,9 @@ class Learner:
     def _maybe_drained(self) -> None:
         if self._pending() == 0:
             self._finish_drain(complete=True)
+        elif not self._buffer.is_ended and self._backlog_samples() == 0:
+            # opened again by a mark of the log's backlog, or by who came in at the last moment
+            self._buffer.end()
 
     def _finish_drain(self, *, complete: bool) -> None:
         if not complete:

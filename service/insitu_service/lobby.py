@@ -172,7 +172,7 @@ class Lobby:
             names = ", ".join(sorted(self._awaited)[:10])
             words = "%d producers have not come back since the resume and count as gone: %s"
             _log.warning(words, len(self._awaited), names)
-            for producer_id in self._awaited:
+            for producer_id in sorted(self._awaited):  # an order that is the same in every process
                 self._inlet.leave(producer_id)
             self._awaited.clear()
 

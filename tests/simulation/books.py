@@ -164,10 +164,10 @@ class Books:
         newest = self.lineage.newest.get(hello.producer_id, -1)
         if hello.epoch != newest and service.inlet.problem:
             self._unfenced.add(number)
-        require(
-            hello.epoch == newest or (hello.epoch > newest and number in self._unfenced),
-            f"{hello.producer_id}: epoch {hello.epoch} has a session, the fence is at {newest}",
-        )
+        if hello.epoch != newest and (hello.epoch < newest or number not in self._unfenced):
+            raise Broken(
+                f"{hello.producer_id}: epoch {hello.epoch} has a session, the fence is at {newest}"
+            )
 
     def _settle(self, life: Life, first: int, end: int, service: Service) -> None:
         require(end <= life.pushed, f"{life.producer_id}: row {end - 1} was never pushed")
@@ -204,15 +204,9 @@ class Books:
     def after_producer(self, life: Life, window: SendWindow) -> None:
         """What the window let go of was settled by somebody, and as safely as promised."""
         books = window.books
-        require(
-            books.pushed_rows == window.next_row
-            and books.pushed_rows
-            == books.acknowledged_rows
-            + books.quarantined_rows
-            + books.dropped_rows_in_all
-            + books.pending_rows,
-            f"the window's books do not balance: {books}",
-        )
+        known = books.acknowledged_rows + books.quarantined_rows + books.dropped_rows_in_all
+        if not books.pushed_rows == window.next_row == known + books.pending_rows:
+            raise Broken(f"the window's books do not balance: {books}")
         row = window.first_available[1] - 1
         while row in life.dropped:
             row -= 1
@@ -221,7 +215,8 @@ class Books:
             most = self._durable.get(number, 0)
         else:
             most = max(self.lineage.settled.get(number, 0), self._settled_once.get(number, 0))
-        require(row < most, f"{life.producer_id} let go of row {row}, of which {most} were taken")
+        if row >= most:
+            raise Broken(f"{life.producer_id} let go of row {row}, of which {most} were taken")
 
     # now and then, and at the end
 
@@ -237,7 +232,7 @@ class Books:
             if window is not None:
                 self._audit_pending(life, window)
         if service is not None:
-            dropped = service.buffer.snapshot().dropped + refusals_waiting
+            dropped = service.dropped + refusals_waiting
             refused = sum(map(len, self.lineage.refused.values()))
             require(not dropped or self._when_full != "block", f"{dropped} rows were dropped")
             if self._when_full == "drop_newest":
@@ -250,13 +245,15 @@ class Books:
         lineage, number, record = self.lineage, life.number, service.record
         settled = lineage.settled.get(number, 0)
         drawn, probed = record.drawn.get(number, set()), record.probed.get(number, set())
-        require(waiting.isdisjoint(drawn), f"doubled: {waiting & drawn} are here again")
-        require(waiting.isdisjoint(probed), f"doubled: {waiting & probed} are here again")
+        if not (waiting.isdisjoint(drawn) and waiting.isdisjoint(probed)):
+            raise Broken(f"doubled: {waiting & (drawn | probed)} are here again")
         gone = lineage.lost.get(number, set()) | lineage.refused.get(number, set())
         absent = gone | life.dropped | life.poisoned
         for present in (waiting, drawn, probed):
-            require(max(present, default=-1) < settled, f"{present} came without a position")
-            require(absent.isdisjoint(present), f"{absent & present} came and may not have")
+            if max(present, default=-1) >= settled:
+                raise Broken(f"{present} came without a position")
+            if not absent.isdisjoint(present):
+                raise Broken(f"{absent & present} came and may not have")
         here = len(waiting) + len(drawn) + len(probed)
         return settled - here - len([row for row in absent if row < settled])
 
@@ -264,7 +261,8 @@ class Books:
         settled = self.lineage.settled.get(life.number, 0)
         known = max(settled, self._settled_once.get(life.number, 0))
         gone = set(range(known, life.pushed)).difference(pending(window), life.dropped)
-        require(not gone, f"rows {gone} of {life.producer_id} have vanished")
+        if gone:
+            raise Broken(f"rows {gone} of {life.producer_id} have vanished")
 
 
 def _waiting(service: Service) -> tuple[dict[int, set[int]], int]:

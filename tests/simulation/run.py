@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 import traceback
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from mutations.base import mutations
 from simulation.life import Broken
 from simulation.world import Outcome, World
 
@@ -50,14 +52,39 @@ def quietly() -> None:
     torch.set_num_threads(1)
 
 
+def quietly_no_more() -> None:
+    logging.disable(logging.NOTSET)
+
+
+def search_planted(seeds: range) -> int:
+    """How many seeds it takes to find each planted bug, each in a process of its own."""
+    survived = 0
+    for name, mutation in mutations().items():
+        if mutation.tests != "tests/test_simulation.py":
+            continue
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            mutation.apply()
+            found = first_broken(seeds)
+            seed, why = found or (seeds.stop, "not found")
+            print(f"{name}: {seed - seeds.start + 1} schedules: {why[:100]}", flush=True)
+            os._exit(found is None)
+        survived += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    return survived
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seeds", default="0:1000", help="FIRST:END, or one seed to look at")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at a broken seed")
+    parser.add_argument("--planted", action="store_true", help="search the planted bugs instead")
     given = parser.parse_args(arguments)
     quietly()
     first, colon, end = given.seeds.partition(":")
     seeds = range(int(first), int(end)) if colon else range(int(first), int(first) + 1)
+    if given.planted:
+        return search_planted(seeds)
     counts, broken, events = Counter[str](), 0, 0
     began, began_cpu = time.perf_counter(), time.process_time()
     for seed in seeds:

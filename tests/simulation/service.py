@@ -178,8 +178,14 @@ class Service:
 
     @property
     def dropped(self) -> int:
-        """Rows that the buffer has dropped; `snapshot` takes long."""
+        """Rows that the buffer has dropped."""
         return self.buffer._scheduler.counters.dropped
+
+    @property
+    def fill(self) -> tuple[int, int, int, int]:
+        """Received, drawn, unseen, dropped; what `snapshot` says takes long."""
+        counters = self.buffer._scheduler.counters
+        return counters.received, counters.drawn_first, self._unseen, counters.dropped
 
     @property
     def _unseen(self) -> int:
@@ -306,6 +312,9 @@ class Service:
                 self.record.train(draw)
                 self.steps += 1
             self.buffer.release(draw)
+            self._step_alarm.within(self.settings.step_seconds)
+        elif self.stopping and not self.buffer.is_ended and self.inlet.backlog_samples == 0:
+            self.buffer.end()  # as the learner, when the stream was opened again in a drain
             self._step_alarm.within(self.settings.step_seconds)
         elif self.settings.free_pace and self._unseen:
             self._step_alarm.within(0.1)  # it lingers
