@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from insitu.batch import Batch
+from insitu.objectives.base import Objective
 from insitu.report import Boundary, StepReport
 
 
@@ -19,6 +20,30 @@ class Forward:
     outputs: Tensor
     losses: Tensor
     score: Callable[..., Mapping[str, Tensor]]
+
+
+def scores_when_asked(
+    objective: Objective, batch: Batch, outputs: Tensor
+) -> Callable[..., Mapping[str, Tensor]]:
+    """The scores of the fresh rows, or of some of them, once somebody wants them."""
+
+    def score(rows: Tensor | None = None) -> Mapping[str, Tensor]:
+        fresh, fresh_outputs = batch.fresh(), outputs[: batch.fresh_rows]
+        if rows is None:
+            return objective.scores(fresh_outputs, fresh)
+        chosen = fresh.select(rows, len(rows))
+        return objective.scores(fresh_outputs[rows.to(outputs.device)], chosen)
+
+    return score
+
+
+@dataclass(slots=True)
+class Passed:
+    """What both passes gave: `total` is the mean loss plus the penalties, without the graph."""
+
+    forward: Forward
+    total: Tensor
+    penalties: Mapping[str, Tensor]
 
 
 @dataclass(slots=True)

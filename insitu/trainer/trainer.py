@@ -26,6 +26,7 @@ Notable decisions:
 - Hebbian layers (`insitu.layers`) record in this forward pass and in no other, and move together
   with the weights that the optimizer moves; strategies that modulate them do so before, in
   `adjust_gradients`.
+- An update that runs out of memory is made again in micro-batches, with the same gradient.
 - A skipped step leaves model, optimizer, schedule, normaliser and strategies as they were; only
   random generators have moved (remembered rows were drawn, dropout was thrown).
 """
@@ -54,11 +55,12 @@ from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import state
 from insitu.trainer.bad_batch import explained
 from insitu.trainer.gradients import clip, gradient_norm, witnesses
+from insitu.trainer.micro_batches import MicroBatches, OutOfMemory, Passes, is_out_of_memory
 from insitu.trainer.naming import named
 from insitu.trainer.non_finite import NonFinite, NonFiniteLoss
 from insitu.trainer.phases import PhaseClock
 from insitu.trainer.placement import device_of, on_device
-from insitu.trainer.reporting import Forward, Update, report
+from insitu.trainer.reporting import Forward, Passed, Update, report, scores_when_asked
 from insitu.trainer.verbs import Verbs
 
 #: how often the norm over all gradients is taken where nothing clips by it
@@ -147,6 +149,10 @@ class Trainer:
         hebbian = HebbianUpdate(self.module, record_always=False)
         self._hebbian = hebbian if hebbian.layers or hebbian.standardisations else None
         self._row_weights = torch.empty(0, device=self.device)
+        #: how many rows fit into memory, once that has run out
+        self.micro_batches = MicroBatches(
+            self.criterion, self.device, forward_learns=self._hebbian is not None
+        )
 
     def step(self, batch: Batch) -> StepReport:
         """Train one batch, `updates_per_batch` times in a row.
@@ -160,6 +166,8 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: before an update, under `stop` and `rollback`.
+            OutOfMemory: an update of a single row does not fit; it was not made. Of several
+                updates on a batch those before it were.
             OperatorError: the model's outputs have another shape than the objective's; the batch
                 lacks a field, or has a label out of range. Nothing has changed then.
         """
@@ -206,31 +214,8 @@ class Trainer:
             batch = strategy.augment(batch)
         clock.ends("strategy")
 
-        try:
-            forward = self._forward(batch)
-        except (KeyError, IndexError) as error:
-            self.steps -= 1
-            self._uncount(counted)
-            if self._hebbian is not None:
-                self._hebbian.discard()
-            raise explained(error, self.objective, batch) from error
-        clock.ends("forward")
-
-        losses = forward.losses
-        for strategy in verbs.losses:
-            losses = strategy.losses(forward.batch, forward.outputs, losses)
-        penalties = {}
-        for strategy in verbs.penalty:
-            penalty = strategy.penalty(forward.batch, forward.outputs)
-            if penalty is not None:
-                penalties[strategy.name] = penalty
-        clock.ends("strategy")
-
-        self._forget_gradients()
-        total = self._backward(losses, tuple(penalties.values()))
-        clock.ends("backward")
-
-        penalties = {name: penalty.detach() for name, penalty in penalties.items()}
+        passed = self._passed(batch, clock, counted and number == 1)
+        forward, total, penalties = passed.forward, passed.total, passed.penalties
         for strategy in verbs.adjust_gradients:
             strategy.adjust_gradients()
         clock.ends("strategy")
@@ -251,6 +236,57 @@ class Trainer:
             self._observe(batch, forward, last=last)
             clock.ends("strategy")
         return Update(forward, penalties, norm, learning_rate, made)
+
+    def _passed(self, batch: Batch, clock: PhaseClock, counted: bool) -> Passed:
+        """Forward and backward, again in smaller pieces as long as memory runs out."""
+        while True:
+            try:
+                return self._pass(batch, clock, counted)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # only here is all let go of that the error's traceback held
+            self._forget_gradients()
+            try:
+                self.micro_batches.shrink(batch.rows)
+            except OutOfMemory:
+                self._abandon(counted)
+                raise
+
+    def _pass(self, batch: Batch, clock: PhaseClock, counted: bool) -> Passed:
+        """Forward, losses + penalties, backward."""
+        try:
+            normalised = self.criterion.normalised(batch)
+            pieces = self.micro_batches.passes(normalised)
+            forward = self._forward(normalised, pieces)
+        except (KeyError, IndexError) as error:
+            self._abandon(counted)
+            raise explained(error, self.objective, batch) from error
+        clock.ends("forward")
+
+        losses = forward.losses
+        for strategy in self._verbs.losses:
+            losses = strategy.losses(forward.batch, forward.outputs, losses)
+        penalties = {}
+        for strategy in self._verbs.penalty:
+            penalty = strategy.penalty(forward.batch, forward.outputs)
+            if penalty is not None:
+                penalties[strategy.name] = penalty
+        clock.ends("strategy")
+
+        self._forget_gradients()
+        total = self._backward(losses, tuple(penalties.values()))
+        if pieces is not None:
+            pieces.backward(forward.outputs)
+        clock.ends("backward")
+        return Passed(forward, total, {name: each.detach() for name, each in penalties.items()})
+
+    def _abandon(self, counted: bool) -> None:
+        """There will be no update: be as before the step."""
+        self.steps -= 1
+        self._uncount(counted)
+        if self._hebbian is not None:
+            self._hebbian.discard()
 
     def is_finite(self) -> bool:
         """Whether every weight and buffer of the model is a number; waits for the device."""
@@ -381,23 +417,16 @@ class Trainer:
         if self.normaliser is not None:
             self.normaliser.update(batch)
 
-    def _forward(self, raw: Batch) -> Forward:
-        batch = self.criterion.normalised(raw)
-        if self._hebbian is None:
+    def _forward(self, batch: Batch, pieces: Passes | None) -> Forward:
+        if pieces is not None:
+            outputs = pieces.forward()
+        elif self._hebbian is None:
             outputs = self.criterion.outputs(batch)
         else:
             with self._hebbian.recording(self.objective.labels(batch)):
                 outputs = self.criterion.outputs(batch)
         losses = self.objective.losses(outputs, batch)
-        detached = outputs.detach()
-
-        def score(rows: Tensor | None = None) -> Mapping[str, Tensor]:
-            fresh, fresh_outputs = batch.fresh(), detached[: batch.fresh_rows]
-            if rows is None:
-                return self.objective.scores(fresh_outputs, fresh)
-            chosen = fresh.select(rows, len(rows))
-            return self.objective.scores(fresh_outputs[rows.to(detached.device)], chosen)
-
+        score = scores_when_asked(self.objective, batch, outputs.detach())
         return Forward(batch, outputs, losses, score)
 
     def _forget_gradients(self) -> None:
