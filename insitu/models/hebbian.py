@@ -20,6 +20,7 @@ from insitu.models.hebbian_networks import PublishedNetwork, published_blocks
 from insitu.models.hebbian_options import BlockOptions
 from insitu.models.shapes import check_input, split_channels
 
+_LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
 Head = Literal["auto", "linear", "per_place", "scale", "none"]
 
 
@@ -122,6 +123,13 @@ class Hebbian(nn.Module):
                 json_schema_extra={"unit": "rows"},
             ),
         ] = None,
+        channels_last: Annotated[
+            bool,
+            Field(
+                description="images and volumes with the channels of a place side by side in "
+                "memory: faster, and the same up to rounding"
+            ),
+        ] = True,
     ) -> None:
         super().__init__()
         self.input_shape, self.output_shape = tuple(input_shape), tuple(output_shape)
@@ -134,6 +142,9 @@ class Hebbian(nn.Module):
             stage = _named(name, make_stage, block, shape, width=width, padding_mode=padding_mode)
             shape = shape_behind(stage, shape, name)
             self.blocks.append(stage)
+        self._layout = _LAYOUTS.get(len(self._maps_shape) - 1) if channels_last else None
+        if self._layout is not None:
+            self.blocks.to(memory_format=self._layout)  # type: ignore[call-overload]
         #: (channels, *places) behind the last block
         self.maps_shape = shape
         #: length of the feature vector
@@ -173,6 +184,8 @@ class Hebbian(nn.Module):
         return outputs.reshape(fields.shape[0], *self.output_shape)
 
     def _through_blocks(self, maps: Tensor) -> Tensor:
+        if self._layout is not None:
+            maps = maps.contiguous(memory_format=self._layout)
         for block in self.blocks:
             maps = block(maps)
         return maps
