@@ -49,6 +49,7 @@ def parts(*, long: bool) -> Mapping[str, Part]:
         "producers": _killing(Plan(kills=0, producer_kills=50 if long else 2)),
         "windows": _killing(Plan(kills=0, producer_kills=50 if long else 3, window=True)),
         "power": _killing(Plan(kills=power_losses, level="durable", power=True)),
+        "power_logged": _killing(Plan(kills=power_losses, level="logged", power=True)),
         "soak": partial(soak, seconds=1800.0 if long else 60.0),
     }
 

@@ -46,9 +46,14 @@ class Plan:
         return 1 if self.producer_kills and not self.window else 8
 
     @property
+    def lossless(self) -> bool:
+        """Whether what was acknowledged must be there after each of the faults."""
+        return self.level == "durable" or (self.level == "logged" and not self.power)
+
+    @property
     def with_bad(self) -> bool:
-        """Without a log a lost row that was bad is in two accounts, lost and quarantined."""
-        return self.level != "received"
+        """Where rows are lost, a bad one would be in two accounts, lost and quarantined."""
+        return self.lossless
 
 
 @dataclass

@@ -34,8 +34,7 @@ def _checks(figures: Figures) -> Iterator[tuple[str, bool]]:
         yield "log verify finds flaws", bool(figures.flaws)
         untorn = figures.plan.level == "logged" and not figures.plan.power
         yield "steps were repeated with other rows", untorn and figures.changed_steps > 0
-        lossless = figures.plan.level == "durable" or untorn
-        yield "samples were lost", lossless and figures.lost > 0
+        yield "samples were lost", figures.plan.lossless and figures.lost > 0
         yield "nothing was forgotten", figures.plan.power and figures.forgotten_bytes == 0
     elif isinstance(figures, NetworkFigures):
         met = figures.weather["cut"] + figures.weather["reorder"]
