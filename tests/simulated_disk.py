@@ -157,6 +157,9 @@ class SimulatedFile:
             raise
         self._content.sync()
 
+    def drop_cache(self) -> None:
+        self._content.drop_cache()
+
     def close(self) -> None:
         assert self._open, f"{self._name} is closed twice"
         self._open = False

@@ -65,7 +65,8 @@ class LogSyncer:
 
     def notice(self) -> None:
         """Something was appended; costs next to nothing when the thread is busy anyway."""
-        if self._at_once and not self._appended.is_set():
+        wanted = self._at_once or self._log.wants_sync
+        if wanted and not self._appended.is_set():
             self._appended.set()
 
     def close(self) -> None:

@@ -44,6 +44,9 @@ class File(Protocol):
     def sync(self) -> None:
         """Return when everything written or cleared before is safe from loss of power."""
 
+    def drop_cache(self) -> None:
+        """What is safe need not be kept in memory as well."""
+
     def close(self) -> None:
         """Let go of the file; nothing is synced."""
 
@@ -118,6 +121,9 @@ class FileSystemFile:
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
 
+    def drop_cache(self) -> None:
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def close(self) -> None:
         os.close(self._descriptor)
 
@@ -175,10 +181,10 @@ class FileSystemDisk:
 
     def open(self, name: str, *, uncached: bool = False) -> File:
         mode = os.O_RDWR if self._writable else os.O_RDONLY
-        descriptor = os.open(self.directory / name, mode | os.O_NOFOLLOW)
+        file = FileSystemFile(os.open(self.directory / name, mode | os.O_NOFOLLOW))
         if uncached:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        return FileSystemFile(descriptor)
+            file.drop_cache()
+        return file
 
     def rename(self, old: str, new: str) -> None:
         (self.directory / old).rename(self.directory / new)

@@ -122,6 +122,11 @@ class StreamLog:
         return len(self._segments.all())
 
     @property
+    def wants_sync(self) -> bool:
+        """A full segment is not synced: do it before the next is full, or appending waits."""
+        return self._unsynced.has_sealed
+
+    @property
     def broken(self) -> str:
         """Why nothing can be appended any more until a restart; empty while all is well."""
         return self._unsynced.broken

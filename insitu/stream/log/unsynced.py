@@ -38,6 +38,11 @@ class Unsynced:
         """Whether files were begun, or found by recovery, since the last sync."""
         return self._names_changed
 
+    @property
+    def has_sealed(self) -> bool:
+        """Whether a full file waits to be safe."""
+        return bool(self._sealed)
+
     def check_usable(self) -> None:
         """Raise `LogFailed` when the log is broken."""
         if self.broken:
@@ -107,9 +112,16 @@ class Unsynced:
         self._found = []
 
     def _drop(self, files: Sequence[File]) -> None:
+        """Let go of files that are safe, and of the memory that they take.
+
+        What was logged is trained from the ring. New pages of the cache for every segment cost
+        more than writing into those of an old one.
+        """
         with self._lock:
             self._sealed = [file for file in self._sealed if file not in files]
         for file in files:
+            with suppress(OSError):
+                file.drop_cache()
             file.close()
 
     def _unusable(self) -> LogFailed:
