@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator
 
@@ -14,8 +13,6 @@ from bad_input import Hostile
 from daemon import Daemon, wait_for
 from insitu.wire.codec import encode
 from insitu.wire.messages import PROTOCOL_VERSION, Hello, RefusalCode, Refused
-from insitu_service.rate_limit import PeerRateLimits
-from insitu_service.strangers import Strangers
 from keyed import free_port
 from raw_peer import RawPeer, frame
 from served import SCHEMA, books_balance, config, producer, push
@@ -23,8 +20,6 @@ from served import SCHEMA, books_balance, config, producer, push
 MOST_CONNECTIONS = 12
 HANDSHAKES_PER_SECOND = 20.0
 STRANGER_BYTES = 2 << 20
-#: descriptors that no process has open
-ONE, TWO = 1_000_001, 1_000_002
 
 
 @pytest.fixture(scope="module")
@@ -196,49 +191,3 @@ def test_connections_a_second_are_limited_and_the_good_ones_try_again(daemon: Da
             late.flush(60.0)
     finally:
         context.destroy(linger=0)
-
-
-def test_of_two_thousand_bad_peers_only_the_last_are_remembered() -> None:
-    limits = PeerRateLimits(1.0, most_peers=100)
-    assert all(limits.allows(b"%d" % number, 0.0) for number in range(2000))
-    assert len(limits._limits) == 100
-    assert not limits.allows(b"1999", 0.0)
-    assert limits.allows(b"1999", 1.0)
-
-
-def test_strangers_are_excused_while_we_looked_away() -> None:
-    strangers = Strangers(most=10, greeting_seconds=5.0, most_bytes=1000)
-    strangers.accepted(ONE, 0.0)
-    assert strangers.to_cut({}, 4.0) == []
-    strangers.excuse(100.0)
-    assert strangers.to_cut({}, 104.0) == []
-    assert strangers.to_cut({}, 106.0) == [(ONE, "silent")]
-    assert len(strangers) == 0
-
-
-def test_a_session_is_no_stranger_until_it_ends() -> None:
-    strangers = Strangers(most=1, greeting_seconds=5.0, most_bytes=1000)
-    strangers.accepted(ONE, 0.0)
-    assert strangers.to_cut({ONE: 1.0}, 1.0) == []
-    assert strangers.to_cut({ONE: 1.0}, 100.0) == []
-    strangers.accepted(TWO, 100.0)
-    assert strangers.to_cut({ONE: 1.0}, 101.0) == [(TWO, "too_many")]
-    assert strangers.to_cut({}, 102.0) == []
-    assert strangers.to_cut({}, 108.0) == [(ONE, "silent")]
-
-
-def test_what_came_by_credit_while_we_were_busy_is_not_too_much() -> None:
-    """A slow disk holds the ingest thread up while ZeroMQ goes on receiving."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    with listener, socket.create_connection(listener.getsockname()) as theirs:
-        ours, _ = listener.accept()
-        with ours:
-            descriptor = ours.fileno()
-            strangers = Strangers(most=10, greeting_seconds=5.0, most_bytes=1000)
-            strangers.accepted(descriptor, 0.0)
-            heard = {descriptor: 1.0}
-            assert strangers.to_cut(heard, 1.0) == []
-            theirs.sendall(bytes(5000))
-            assert ours.recv(5000, socket.MSG_WAITALL)
-            assert strangers.to_cut(heard, 2.0, {descriptor: 4000}) == []
-            assert strangers.to_cut(heard, 2.0, {descriptor: 3000}) == [(descriptor, "too_much")]

@@ -169,6 +169,8 @@ def test_nothing_is_written_outside_of_the_data_directory(
 ) -> None:
     """Every system call that could make or change a file, in the life of a service."""
     strace = need_program("strace")
+    if subprocess.run([strace, "-qq", "-o", "/dev/null", "true"], capture_output=True).returncode:
+        pytest.skip("processes may not be traced here")
     made = secretive(tmp_path)
     del made["hooks"]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(made))

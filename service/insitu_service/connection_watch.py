@@ -27,8 +27,8 @@ _EVENTS = (
 #: between two looks at how long connections are strangers, and how much they sent
 _LOOK_SECONDS = 0.25
 _IDLE_SECONDS = 1.0
-#: who looked away for so long cannot say that others were silent
-_STALL_SECONDS = 5.0
+#: who looked away for so long cannot say that others were silent, or sent too much unheard
+_STALL_SECONDS = 1.5
 #: what a failed handshake is counted as; other faults are `protocol`
 _FAULTS = {
     int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "no_key",

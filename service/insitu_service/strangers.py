@@ -25,7 +25,7 @@ _RECEIVED = struct.Struct("=128xQ")
 @dataclass(slots=True)
 class _Connection:
     since: float  # when it began to be a stranger
-    bytes_then: int = 0
+    bytes_then: int | None = 0  # that had come by then; None: to be looked up
     heard_at: float = 0.0  # of its session's last message, 0 for a stranger
 
 
@@ -73,7 +73,9 @@ class Strangers:
                 connection.since = now
                 connection.heard_at = at
                 connection.bytes_then = received_bytes(descriptor)
-            elif self._sent_too_much(descriptor, granted_bytes.get(descriptor, 0)):
+            elif connection.bytes_then is None:
+                connection.bytes_then = received_bytes(descriptor)
+            elif self._sent(descriptor) > self._most_bytes + granted_bytes.get(descriptor, 0):
                 cuts.setdefault(descriptor, "too_much")
             elif not at and now - connection.since > self._greeting_seconds:
                 cuts.setdefault(descriptor, "silent")
@@ -81,14 +83,15 @@ class Strangers:
             self._open.pop(descriptor, None)
         return list(cuts.items())
 
-    def _sent_too_much(self, descriptor: int, granted_bytes: int) -> bool:
-        sent = received_bytes(descriptor) - self._open[descriptor].bytes_then
-        return sent > self._most_bytes + granted_bytes
+    def _sent(self, descriptor: int) -> int:
+        """Bytes since it was heard last."""
+        return received_bytes(descriptor) - (self._open[descriptor].bytes_then or 0)
 
     def excuse(self, seconds: float) -> None:
-        """We looked away for so long; nobody's time went on."""
+        """We looked away for so long: nobody's time went on, and much may wait to be handled."""
         for connection in self._open.values():
             connection.since += seconds
+            connection.bytes_then = None
 
     def _surplus(self, with_session: Set[int]) -> list[int]:
         """The oldest strangers, as many as there are connections too many."""

@@ -8,7 +8,7 @@ from insitu_service.allow_list import AllowList
 from mutations.base import Mutation, constantly
 
 GATE = "tests/test_gatekeeper.py"
-LIMITS = "tests/test_service_limits.py"
+STRANGERS = "tests/test_strangers.py"
 CONFIG = "tests/test_config_security.py"
 KEYS = "tests/test_keys_command.py"
 
@@ -39,7 +39,10 @@ MUTATIONS = {
         "insitu_service.rate_limit:RateLimit.allows", constantly(True), GATE
     ),
     "strangers are never too many": Mutation(
-        "insitu_service.strangers:Strangers._surplus", _nobody_surplus, LIMITS
+        "insitu_service.strangers:Strangers._surplus", _nobody_surplus, STRANGERS
+    ),
+    "strangers may send what they like": Mutation(
+        "insitu_service.strangers:received_bytes", constantly(0), STRANGERS
     ),
     "every address is loopback": Mutation(
         "insitu.config.rules:is_loopback", constantly(True), CONFIG
