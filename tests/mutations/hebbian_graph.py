@@ -1,4 +1,4 @@
-"""A captured or compiled Hebbian step that leaves out what it must not."""
+"""Hebbian steps captured, compiled, in half precision or another layout, less what they need."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from insitu.layers.hebbian import HebbianLayer
 from mutations.base import Mutation, constantly
 
 GRAPH = "tests/test_hebbian_graph.py"
 COMPILED = "tests/test_hebbian_compiled.py"
+
+_apply_update = HebbianLayer.apply_update
 
 
 def _all_largest(potentials: Tensor) -> Tensor:
@@ -34,6 +37,12 @@ def _looking(self: Any, prepared: Tensor, potentials: Tensor, labels: Tensor | N
         self.direction.zero_()
 
 
+def _rounded(self: Any) -> None:
+    _apply_update(self)
+    with torch.no_grad():
+        self.weight.copy_(self.weight.bfloat16())
+
+
 MUTATIONS = {
     "hebbian graph: every largest kernel wins": Mutation(
         "insitu.layers.rules.competition:_wins", _all_largest, COMPILED
@@ -49,5 +58,13 @@ MUTATIONS = {
     ),
     "hebbian graph: the step looks at the device": Mutation(
         "insitu.layers.hebbian:HebbianLayer._record", _looking, GRAPH
+    ),
+    "hebbian graph: weights in bfloat16": Mutation(
+        "insitu.layers.hebbian:HebbianLayer.apply_update",
+        _rounded,
+        "tests/test_hebbian_bfloat16.py",
+    ),
+    "hebbian graph: channels always first": Mutation(
+        "insitu.models.hebbian:_LAYOUTS", {}, "tests/test_hebbian_layout.py"
     ),
 }
