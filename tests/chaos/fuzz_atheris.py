@@ -2,15 +2,16 @@
 
     python -m chaos.fuzz_atheris config 60
 
-It begins with the corpus and with what earlier runs found worth keeping, which lies beside the
-corpus in `corpus/NAME.grown/` and belongs to nobody but you. An input that breaks something is
-written to the working directory as `crash-...`; put it into the corpus when it is mended.
+It begins with the corpus and with what earlier runs found worth keeping, which lies in
+`NAME.grown/` of the working directory. An input that breaks something is written there as
+`crash-...`; put it into the corpus when it is mended.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from chaos.targets import CORPUS, NAMES
 
@@ -35,7 +36,7 @@ def main(name: str, seconds: int) -> None:
         from chaos.targets import load
 
         run: Callable[[bytes], None] = load(name)
-    grown = CORPUS / f"{name}.grown"
+    grown = Path(f"{name}.grown")
     grown.mkdir(exist_ok=True)
     words = [
         sys.argv[0], f"-max_total_time={seconds}", f"-max_len={_MOST_BYTES}", "-timeout=60",

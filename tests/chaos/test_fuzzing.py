@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,17 @@ def test_a_target_survives_damage_to_its_corpus(target: str) -> None:
     figures = fuzz(target, _INPUTS[target], seed=1)
     print(figures)
     assert figures.grown_bytes < _MOST_GROWN_BYTES
+
+
+def test_fuzzing_by_coverage_runs_where_atheris_is(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="pip install insitu[fuzz], on CPython up to 3.11")
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos.fuzz_atheris", "wire", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Done" in done.stderr
