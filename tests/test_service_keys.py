@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -264,6 +265,38 @@ def test_a_recorded_session_cannot_be_played_again(
     assert daemon.metric("insitu_sessions") == 0
     assert daemon.metric("insitu_received_samples_total") == received
     assert daemon.log().count("producer rank-3 has come") == greeted
+    lives(daemon, directory)
+
+
+def test_damaged_handshakes_open_nothing_and_break_nothing(
+    daemon: Daemon, directory: Path, recorder: Recorder
+) -> None:
+    """What a client sends until it is in, with bytes changed, left out, doubled, or cut off."""
+    recorded(daemon, directory, recorder)
+    wait_for(lambda: daemon.metric("insitu_sessions") == 0, "the first one to leave")
+    greeted = daemon.log().count("producer rank-3 has come")
+    source, whole = random.Random(7), bytes(recorder.sent[:600])
+    host, port = daemon.endpoint.removeprefix("tcp://").split(":")
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(source.randrange(1, 6)):
+            at, kind = source.randrange(len(damaged)), source.randrange(4)
+            if kind == 0:
+                damaged[at] ^= 1 << source.randrange(8)
+            elif kind == 1:
+                del damaged[at : at + source.randrange(1, 40)]
+            elif kind == 2:
+                damaged[at:at] = source.randbytes(source.randrange(1, 40))
+            else:
+                damaged[at:at] = damaged[at : at + 64]
+        with (
+            socket.create_connection((host, int(port)), timeout=20) as peer,
+            contextlib.suppress(OSError),
+        ):
+            peer.sendall(damaged[: source.randrange(1, len(damaged))])
+    assert daemon.metric("insitu_sessions") == 0
+    assert daemon.log().count("producer rank-3 has come") == greeted
+    wait_for(lambda: daemon.metric("insitu_connections") == 0, "all of them to be gone")
     lives(daemon, directory)
 
 
