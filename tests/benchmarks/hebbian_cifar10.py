@@ -2,7 +2,8 @@
 
 The network of `network: cifar10` sees the images once, without labels, in batches of 10; then it is
 frozen, and a linear head is fitted to its features by ridge regression, whose strength is chosen on
-a tenth of the training images. Prints accuracy on the test images, and the time of each part.
+a tenth of the newest of the head's images; several numbers of them give several figures. Prints
+accuracy on the test images, and the time of each part.
 
     python tests/benchmarks/hebbian_cifar10.py --data cifar10-jpeg.tar.xz --cache cache --width 0.5
 
@@ -58,12 +59,13 @@ class Ridge:
         self.rows, self.x, self.y = len(x), x.sum(dim=0), targets.sum(dim=0)
         self.xx, self.xy = x.T @ x, x.T @ targets
 
-    def without(self, rows: Ridge) -> Ridge:
-        rest = object.__new__(Ridge)
-        rest.rows = self.rows - rows.rows
-        rest.x, rest.y = self.x - rows.x, self.y - rows.y
-        rest.xx, rest.xy = self.xx - rows.xx, self.xy - rows.xy
-        return rest
+    def plus(self, rows: Ridge, sign: int = 1) -> Ridge:
+        """With these rows, too, or without them for a sign of -1."""
+        both = object.__new__(Ridge)
+        both.rows = self.rows + sign * rows.rows
+        both.x, both.y = self.x + sign * rows.x, self.y + sign * rows.y
+        both.xx, both.xy = torch.add(self.xx, rows.xx, alpha=sign), self.xy + sign * rows.xy
+        return both
 
     def predict(self, asked: Tensor, strength: float) -> Tensor:
         """(rows, classes); the strength is in mean variances of a feature, per row."""
@@ -86,9 +88,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--images", type=int, default=50_000, help="of the Hebbian epoch")
-    parser.add_argument(
-        "--head-images", type=int, default=50_000, help="that the head is fitted to"
-    )
+    parser.add_argument("--head-images", type=int, nargs="+", default=[50_000], help="of the head")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -116,18 +116,22 @@ def main() -> None:
         if name == "learned":
             learn(model, images.x, order[: given.images])
             tell(f"one epoch of {given.images} images at width {given.width}")
-        chosen = order[: given.head_images]
-        x, y = features_of(model, images.x, chosen), torch.from_numpy(images.y[chosen])
         test_x = features_of(model, images.held_out_x, asked)
         test_y = torch.from_numpy(images.held_out_y[asked])
-        tell(f"features of {len(x)} and {len(test_x)} images")
-        everything, cut = Ridge(x, y), len(x) // 10
-        rest = everything.without(Ridge(x[:cut], y[:cut]))
-        on_cut = {s: accuracy(rest.predict(x[:cut], s), y[:cut]) for s in _STRENGTHS}
-        best = max(on_cut, key=on_cut.__getitem__)
-        scores = everything.predict(test_x, best)
-        found = accuracy(scores, test_y)
-        tell(f"{name} kernels, ridge of strength {best}: accuracy {found:.4f}")
+        tell(f"features of {len(test_x)} test images")
+        fit, start = None, 0
+        for stop in given.head_images:
+            x = features_of(model, images.x, order[start:stop])
+            y = torch.from_numpy(images.y[order[start:stop]])
+            tell(f"features of {len(x)} images")
+            newest = Ridge(x, y)
+            fit = newest if fit is None else fit.plus(newest)
+            start, cut = stop, len(x) // 10  # the last rows' tenth, as if they had not come
+            rest = fit.plus(Ridge(x[:cut], y[:cut]), sign=-1)
+            on_cut = {s: accuracy(rest.predict(x[:cut], s), y[:cut]) for s in _STRENGTHS}
+            best = max(on_cut, key=on_cut.__getitem__)
+            found = accuracy(fit.predict(test_x, best), test_y)
+            tell(f"{name} kernels, ridge of {stop} images, strength {best}: accuracy {found:.4f}")
 
 
 if __name__ == "__main__":
