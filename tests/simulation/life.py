@@ -28,14 +28,17 @@ class Life:
         self.poisoned: set[int] = set()
         self._before: set[int] = set()
         self._known_drops = 0
+        self._pushing = False
 
     def begin_push(self, window: SendWindow) -> None:
         self._before = set(pending(window)) if window.books.pending_rows else set()
+        self._pushing = True
 
     def end_push(self, window: SendWindow) -> None:
         """Rows that are neither in the window now nor sent were dropped."""
         books, first = window.books, self.pushed
         self.pushed = window.next_row
+        self._pushing = False
         if books.dropped_rows_in_all != self._known_drops:
             gone = self._before | set(range(first, self.pushed))
             gone.difference_update(pending(window))
@@ -49,6 +52,13 @@ class Life:
             new = range(first, self.pushed)
             self.poisoned.update(row for row in new if is_poisoned(self.number, row))
             self.poisoned -= self.dropped
+
+    def goes_on(self, window: SendWindow) -> None:
+        """The process was killed, and its window was found again."""
+        if self._pushing:
+            self.end_push(window)
+        same = window.next_row == self.pushed
+        require(same, f"{self.producer_id} is at row {window.next_row}, not {self.pushed}")
 
 
 def pending(window: SendWindow) -> list[int]:

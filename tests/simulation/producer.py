@@ -16,6 +16,7 @@ from insitu_producers.dialogue import Dialogue
 from simulation.life import Life
 from simulation.network import Network, Socket
 from simulation.samples import SCHEMA, write
+from simulation.surviving import Killed, WindowStore
 from simulation.virtual_clock import Alarm, VirtualClock
 
 #: as `insitu_producers.connection.BYE_SECONDS` and `insitu.batch.SampleFlag.EVALUATE`
@@ -29,7 +30,9 @@ class Producer:
 
     Args:
         life: where the books on its rows are kept.
+        store: what outlives it; None when its window is in its own memory.
         after_event: called after every push and every turn of the loop.
+        killed: called when it dies in the middle of an operation.
     """
 
     def __init__(
@@ -40,22 +43,24 @@ class Producer:
         random: Random,
         *,
         window_bytes: int,
+        store: WindowStore | None,
         policy: str,
-        poisons: bool,
         after_event: Callable[[], None],
+        killed: Callable[[], None],
     ) -> None:
         self.life = life
-        self.window = SendWindow(SCHEMA, window_bytes)
+        self.store = store
+        self.window = SendWindow(SCHEMA, window_bytes) if store is None else store.window()
         self.session = ProducerSession(self.window, Identity(life.producer_id, life.epoch, "s"))
         self.dialogue = Dialogue(self.session)
         self.policy = when_full(policy)
         self.alive = True
         self.stalled_until = 0.0
-        self._poisons = poisons
         self._network = network
         self._clock = clock
         self._random = random
         self._after_event = after_event
+        self._killed = killed
         self._pending: list[Payload] | None = None
         self._waiting: tuple[int, str, int] | None = None  # a push that waits for room
         self._waits_until = 0.0
@@ -78,7 +83,10 @@ class Producer:
         if not self.alive or self.busy or self.session.over:
             return
         most = max(1, self.window.pool.capacity_rows // 2)
-        self._push(min(rows, most), task, _EVALUATE if evaluate else 0)
+        try:
+            self._push(min(rows, most), task, _EVALUATE if evaluate else 0)
+        except Killed:
+            self._killed()
         self._after_event()
 
     def _push(self, rows: int, task: str, flags: int) -> None:
@@ -102,7 +110,7 @@ class Producer:
 
     def _commit(self, spans: list[Span], label: Label) -> None:
         first = self.window.next_row
-        write(spans, self.life.number, first, poisons=self._poisons)
+        write(spans, self.life.number, first, poisons=self.life.poisons)
         rows = sum(span.rows for span in spans)
         self.window.commit(
             spans, label, produced_at_ns=int(self._clock.now * 1e9), cursor=first + rows
@@ -115,6 +123,8 @@ class Producer:
     def stop(self) -> None:
         """What `close` does once `flush` has had its time: drop what was not sent, say BYE."""
         self._waiting = None
+        if self.store is not None:
+            self.store.dies_after_writes = None
         self.life.begin_push(self.window)
         while self.window.drop_oldest_unsent("closed"):
             pass
@@ -139,6 +149,13 @@ class Producer:
         if now < self.stalled_until:
             self._alarm.within(self.stalled_until - now)
             return
+        try:
+            self._run_now(now)
+        except Killed:
+            self._killed()
+        self._after_event()
+
+    def _run_now(self, now: float) -> None:
         inbox, self.socket.inbox = self.socket.inbox, []
         for frames in inbox:
             hello = self.dialogue.receive(decode(frames), now)
@@ -154,7 +171,6 @@ class Producer:
             waits_to_send = self._pending is not None or self.dialogue.waits_to_send(now)
             wait = self.dialogue.waits_seconds(now, waits_to_send=waits_to_send)
             self._alarm.within(wait + 0.001)
-        self._after_event()
 
     def _replace_socket(self) -> None:
         self.socket.close(arrives_late=self._random.random() < 0.5)

@@ -17,12 +17,13 @@ from insitu.wire.session import SessionState
 from simulated_disk import Crashed, Operation, Partly, SimulatedDisk
 from simulation.books import Books, Lineage
 from simulation.faults import Weather, drawn_blows
-from simulation.life import Broken, require
+from simulation.life import Broken, Life, require
 from simulation.network import Network
 from simulation.producer import Producer
 from simulation.samples import ROW_BYTES
 from simulation.service import Checkpoint, Service
 from simulation.settings import Settings
+from simulation.surviving import WindowStore
 from simulation.virtual_clock import VirtualClock
 
 #: how long a healed world may take to deliver everything, and to end
@@ -73,9 +74,11 @@ class World:
         self._disk_full_until = self._disk_fails_until = 0.0
         self._dies_after_operations: int | None = None
         self._power_was_lost = False
+        self._going_on = 0  # producers that were killed and will be back
         self._digest = hashlib.blake2b(digest_size=8)
         self._busy_seconds = random.choice((2.0, 6.0, 12.0))
         self._poisons = random.random() < 0.4
+        self._windows_survive = random.random() < 0.5
         self._probes = random.random() < 0.3
         self._pause_seconds = self._busy_seconds / random.choice((10, 25, 50))
         self._most_rows = random.choice((2, 6, 15))
@@ -137,12 +140,14 @@ class World:
             service.dies_after_messages = None
         for producer in self.producers:
             producer.stalled_until = 0.0
+            if producer.store is not None:
+                producer.store.dies_after_writes = None
         self._audit()
         self._wait(self._all_delivered, "rows are not delivered")
 
     def _all_delivered(self) -> bool:
         ready = self.service is not None and not self.service.stopping
-        return ready and all(
+        return ready and not self._going_on and all(
             p.clear and p.session.state is SessionState.OPEN for p in self._living()
         )
 
@@ -205,16 +210,26 @@ class World:
         return self.wall_seconds + self.clock.now
 
     def _launch(self, producer_id: str) -> None:
-        random = self.random
-        epoch = int((self._wall_clock() + random.uniform(0.0, 0.001)) * 1e9)
+        """A new run, with a window of its own that may survive."""
+        epoch = int((self._wall_clock() + self.random.uniform(0.0, 0.001)) * 1e9)
         life = self.books.begin_life(producer_id, epoch, poisons=self._poisons)
+        window_bytes = self.random.choice((8, 40, 100)) * ROW_BYTES
+        survives = self._windows_survive and self.random.random() < 0.7
+        self._run_producer(
+            life, window_bytes, WindowStore(window_bytes, self.random) if survives else None
+        )
+
+    def _run_producer(self, life: Life, window_bytes: int, store: WindowStore | None) -> None:
+        random = self.random
         producer = Producer(
             life, self.network, self.clock, random,
-            window_bytes=random.choice((8, 40, 100)) * ROW_BYTES,
+            window_bytes=window_bytes,
+            store=store,
             policy=random.choice(("block", "block", "drop_newest", "drop_oldest", "thin")),
-            poisons=self._poisons,
             after_event=lambda: self._after_producer(producer),
+            killed=lambda: self._kill(producer),
         )  # fmt: skip
+        life.goes_on(producer.window)
         self.producers.append(producer)
         self._push_on(producer)
 
@@ -371,9 +386,26 @@ class World:
 
     def kill_producer(self) -> None:
         if producer := self._any_producer():
-            producer.kill()
-            pause = self.random.choice((0.05, 1.0, 8.0))
+            if producer.store is not None and self.random.random() < 0.7:
+                producer.store.dies_after_writes = self.random.randint(1, 8)
+            else:
+                self._kill(producer)
+
+    def _kill(self, producer: Producer) -> None:
+        """It is started again: in the same run if its window is still there."""
+        producer.kill()
+        pause = self.random.choice((0.05, 1.0, 8.0))
+        if producer.store is None or producer.session.over:
             self.clock.after(pause, partial(self._relaunch, producer.life.producer_id))
+        else:
+            self._going_on += 1
+            self.clock.after(pause, partial(self._go_on, producer, producer.store))
+
+    def _go_on(self, producer: Producer, store: WindowStore) -> None:
+        self._going_on -= 1
+        window_bytes = producer.window.pool.capacity_rows * ROW_BYTES
+        self._run_producer(producer.life, window_bytes, store)
+        self.outcome.counts["windows survived"] += 1
 
     def _relaunch(self, producer_id: str) -> None:
         if not self.healed:
