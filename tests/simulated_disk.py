@@ -255,9 +255,16 @@ class SimulatedDisk:
             content.lose_power(self.random)
         self._names, self._safe_names = names, dict(names)
 
-    def bytes_of(self, name: str) -> bytearray:
-        """A file as it reads now, to look at or to damage."""
-        return self._names[name].seen
+    def bytes_of(self, name: str) -> bytes:
+        """A file as it reads now."""
+        return bytes(self._names[name].seen)
+
+    def damaged(self, name: str) -> bytearray:
+        """The same, all of it safe, to be altered where it lies."""
+        content = self._names[name]
+        content.sync()
+        content.safe = content.seen
+        return content.seen
 
     def put(self, name: str, data: bytes) -> None:
         """A file that somebody else left there, safe."""

@@ -72,7 +72,7 @@ def _written(name: str) -> bytes:
     """All segments of an example, one behind the other."""
     disk = SimulatedDisk(Random(0))
     EXAMPLES[name](disk)
-    return b"".join(bytes(disk.bytes_of(each)) for each in sorted(disk.names()))
+    return b"".join(disk.bytes_of(each) for each in sorted(disk.names()))
 
 
 def _dump(data: bytes) -> str:
@@ -206,13 +206,13 @@ def test_rows_that_look_like_records_are_taken_for_none() -> None:
         batch(log, value)
         log.sync()
     log.close()
-    forged = bytes(inner.bytes_of(segment_name(1)))
+    forged = inner.bytes_of(segment_name(1))
     disk = SimulatedDisk(Random(0))
     log, *_ = opened(disk, segment_bytes=1 << 16, clock=counting_clock(77))
     rows = len(forged) // SCHEMA.row_bytes
     log.append(Kind.BATCH, stamp(1), rows, payload=[forged])
     log.close()
-    disk.bytes_of(segment_name(1))[100:110] = bytes(10)
+    disk.damaged(segment_name(1))[100:110] = bytes(10)
     log, found, recovery = opened(disk)
     assert (found, log.appended, recovery.torn_bytes > 800) == ([], 0, True)
     log.close()
@@ -248,7 +248,7 @@ def test_every_flipped_bit_is_found() -> None:
     assert not _is_found(disk)
     missed = []
     for name in disk.names():
-        data = disk.bytes_of(name)
+        data = disk.damaged(name)
         for bit in range(8 * len(data)):
             data[bit // 8] ^= 1 << bit % 8
             if not _is_found(disk):
@@ -260,7 +260,7 @@ def test_every_flipped_bit_is_found() -> None:
 
 def test_damage_in_the_middle_hides_nothing_behind_it() -> None:
     disk = _log_of_two_segments()
-    data = disk.bytes_of(segment_name(1))
+    data = disk.damaged(segment_name(1))
     end = len(data.rstrip(b"\0"))
     data[end - 200] ^= 1  # in the rows of record 1
     walk = LogWalk(disk)
@@ -295,7 +295,7 @@ def test_whatever_happens_to_the_bytes_only_what_was_written_is_found(data: st.D
     log.close()
     _, whole, _ = opened(disk)
     for _ in range(data.draw(st.integers(1, 4))):
-        content = disk.bytes_of(data.draw(st.sampled_from(sorted(disk.names()))))
+        content = disk.damaged(data.draw(st.sampled_from(sorted(disk.names()))))
         begin = data.draw(st.integers(0, len(content)))
         other = data.draw(st.binary(max_size=40) | st.just(bytes(300)))
         content[begin : begin + len(other)] = other[: len(content) - begin]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 from insitu.stream.log.disk import Disk, File
@@ -62,6 +63,8 @@ class LogReader:
     def close(self) -> None:
         """Let go of the file."""
         if self._file is not None:
+            with suppress(OSError):
+                self._file.drop_cache()  # into its pages the next one is read
             self._file.close()
         self._file = self._reader = None
 

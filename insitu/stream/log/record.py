@@ -29,6 +29,7 @@ from insitu.stream.stamp import Stamp
 
 MAGIC = b"ISRC"
 ALIGNMENT_BYTES = 16
+_ALIGNED = -ALIGNMENT_BYTES  # a mask
 _CONTENT = struct.Struct("<4sIQIIQ")  # magic, kind, number, rows, meta bytes, payload bytes
 _ENVELOPE = struct.Struct("<QQQq")  # digest, chain before, synced, appended at
 _CHECKSUM = struct.Struct("<Q")
@@ -89,12 +90,13 @@ class Header:
     @property
     def meta_end(self) -> int:
         """Where the payload begins in the record."""
-        return _aligned(HEADER_BYTES + self.meta_bytes)
+        return (HEADER_BYTES + self.meta_bytes + 15) & _ALIGNED
 
     @property
     def record_bytes(self) -> int:
         """All of the record, the zeros at its end included."""
-        return self.meta_end + _aligned(self.payload_bytes)
+        meta_end = (HEADER_BYTES + self.meta_bytes + 15) & _ALIGNED
+        return meta_end + ((self.payload_bytes + 15) & _ALIGNED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,7 +253,3 @@ def _digest(parts: Sequence[Bytes]) -> int:
     for part in parts:
         digest.update(part)
     return digest.intdigest()
-
-
-def _aligned(size_bytes: int) -> int:
-    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

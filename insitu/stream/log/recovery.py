@@ -153,6 +153,8 @@ class Scan:
             return (before.flaw if before is not None else "") or f"{segment_name(first)}: {flaw}"
         if before is not None:
             self.unsynced.append(segment_name(before.first_record))
+        if self.file is not None:
+            self.file.drop_cache()  # into its pages the next one is read
         self.close()
         self.file = file
         self.synced = max(self.synced, header.synced)

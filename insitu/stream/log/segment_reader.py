@@ -43,6 +43,7 @@ class SegmentReader:
         self._size_bytes = file.size_bytes
         self._row_bytes = header.schema.row_bytes
         self.seed = header.seed
+        self._next_bytes = 0  # of the record that was peeked at
         self._head = memoryview(bytearray(HEADER_BYTES))
         self._body = memoryview(bytearray())
 
@@ -54,12 +55,13 @@ class SegmentReader:
         if isinstance(header, str):
             self.flaw = header if any(head) else ""
             return None
+        self._next_bytes = header.record_bytes
         self.flaw = self._misplaced(header)
         return None if self.flaw else header
 
     def skip(self, header: Header) -> None:
         """Pass over the record that was peeked at, its body unread."""
-        self.offset_bytes += header.record_bytes
+        self.offset_bytes += self._next_bytes
         self.number, self.chain = header.number, header.chain
 
     def next(self) -> Record | None:
@@ -70,7 +72,7 @@ class SegmentReader:
         header = self.peek()
         if header is None:
             return None
-        size_bytes = header.record_bytes - HEADER_BYTES
+        size_bytes = self._next_bytes - HEADER_BYTES
         if len(self._body) < size_bytes:
             self._body = memoryview(bytearray(size_bytes))
         body = self._body[:size_bytes]
@@ -110,7 +112,7 @@ class SegmentReader:
             return f"record {header.number} stands where {self.number + 1} should"
         if header.chain_before != self.chain:
             return f"record {header.number} does not continue the chain"
-        end = self.offset_bytes + header.record_bytes
+        end = self.offset_bytes + self._next_bytes
         if end > self._size_bytes:
             return f"the file ends within record {header.number}"
         if header.payload_bytes != payload_bytes(header.kind, header.rows, self._row_bytes):

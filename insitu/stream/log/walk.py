@@ -82,6 +82,7 @@ class LogWalk:
                 continue
             with opened(self._disk, segment_name(first)) as file:
                 yield from self._segment(file, first, self._firsts[place + 1 :], whole)
+                file.drop_cache()  # into its pages the next one is read
             if self.torn_reason:
                 return
 
