@@ -159,6 +159,18 @@ def test_a_wrong_clients_file_is_named_by_place(
         checked(stream={"curve": {**curve, "clients_file": str(path)}})
 
 
+def test_a_secret_in_the_wrong_place_is_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("correct-horse")
+    with pytest.raises(ConfigError, match="is not a mapping") as told:
+        read_clients(path)
+    assert "correct" not in str(told.value)
+    secret = Pair.made().secret[:-1]
+    with pytest.raises(ConfigError, match="public_key: is no key; allowed: 40 characters") as told:
+        read_clients(write_clients(path, entry("a", secret, ["a"])))
+    assert secret not in str(told.value)
+
+
 def test_a_clients_file_may_be_empty_and_lets_nobody_in(tmp_path: Path) -> None:
     (tmp_path / "none.yaml").write_text("")
     assert read_clients(tmp_path / "none.yaml") == ()

@@ -62,7 +62,8 @@ def secretive(directory: Path) -> dict[str, Any]:
         "open_addresses": ["/", "/metrics", "/livez", "/readyz", "/status"],
     }
     made["service"].update(log_level="debug")
-    made["hooks"] = [{"on": "start", "shell": "cat"}]
+    record = f"cat >> {directory}/events; env >> {directory}/events"
+    made["hooks"] = [{"on": on, "shell": record} for on in ("start", "step", "checkpoint", "stop")]
     return made
 
 
@@ -115,6 +116,7 @@ def test_no_secret_is_told_by_a_running_service(daemon: Daemon, directory: Path)
     wait_for(lambda: "Current thread" in daemon.log(), "the stacks")
     assert daemon.stop() == 0
     assert leaks(daemon.log()) == []
+    assert leaks((directory / "events").read_text()) == []
     written = [path for path in (directory / "checkpoints").rglob("*") if path.is_file()]
     assert len(written) >= 2
     for path in written:

@@ -75,13 +75,23 @@ def read_clients(path: Path) -> tuple[Client, ...]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError([Problem((), f"cannot be read: {reason}")], source) from None
     data = parse(text, source).data
-    found, problems = validated(ClientsFile, {} if data is None else data, ())
+    if not isinstance(data, dict | None):  # such as the file of a secret, named by mistake
+        raise ConfigError([Problem((), "is not a mapping")], source)
+    found, problems = validated(ClientsFile, data or {}, ())
+    problems = [_unshown(problem) for problem in problems]
     if not problems:
         problems = [*_repeated(found, "name"), *_repeated(found, "public_key")]
     if problems:
         raise ConfigError(problems, source)
     clients: tuple[Client, ...] = found.clients
     return clients
+
+
+def _unshown(problem: Problem) -> Problem:
+    """Without the value, where it could be a secret key that was put in the wrong place."""
+    if problem.path[-1:] != ("public_key",) or not problem.message.startswith("is '"):
+        return problem
+    return Problem(problem.path, "is no key", "40 characters of Z85", "`insitu keys` makes them")
 
 
 def _repeated(file: ClientsFile, setting: str) -> Iterable[Problem]:
