@@ -166,6 +166,7 @@ WRITES = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_of_the_data_directory(
     need_program: Callable[[str], str], tmp_path: Path
 ) -> None:
