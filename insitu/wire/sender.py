@@ -102,8 +102,7 @@ class SendWindow(PushQueue):
         """Move the next unsent batch, or as much of it as may be sent, into flight."""
         if not self._unsent or self.draining:
             return False
-        batch = self._unsent[0]
-        wanted = min(batch.rows, max(1, session.max_batch_bytes // batch.slab.row_bytes))
+        wanted = self._wanted_rows(session)
         rows = min(wanted, self.credit_rows())
         # Not a sliver while an ack with more credit is on its way (silly window syndrome).
         awaited = bool(self._in_flight) and self._in_flight[-1].seq > self.accepted
@@ -111,6 +110,11 @@ class SendWindow(PushQueue):
             return False
         self._take(rows)
         return True
+
+    def _wanted_rows(self, session: Welcome) -> int:
+        """Of the next batch, as large as the service takes one."""
+        most = max(1, session.max_batch_bytes // self.schema.row_bytes)
+        return min(self._unsent[0].rows, most)
 
     def _take(self, rows: int) -> None:
         """The first `rows` rows that were never sent become the next batch."""
@@ -133,6 +137,9 @@ class SendWindow(PushQueue):
     def needed_bytes(self) -> int:
         """Payload bytes that wait for credit; 0 when nothing does."""
         if self._transmitted < len(self._in_flight) or not self._unsent:
+            return 0
+        session = self._session
+        if session is not None and self.credit_rows() >= self._wanted_rows(session):
             return 0
         return self._unsent[0].payload_bytes
 

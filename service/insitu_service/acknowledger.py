@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from insitu.stream.inlet import Inlet
 from insitu.wire.messages import Message
-from insitu_service.credit import window_bytes
 from insitu_service.greeting import CREDIT_BATCHES
 from insitu_service.quota import Quotas
 from insitu_service.session import Session, Sessions
+from insitu_service.stock import Stock
 
 Send = Callable[[bytes, Message], None]
 
 #: a stream in full flow is acknowledged this seldom; each ack costs both sides some work
 _BATCHES_PER_ACK = 8
+#: of the ring that a session is given when it comes: others may be about to come, too
+_FIRST_PART = 32
 
 
 class Acknowledger:
@@ -37,12 +39,15 @@ class Acknowledger:
         self._ring_bytes = inlet.capacity_samples * row_bytes
         self._always_room = always_room
         self._quotas = quotas
-        self._owing: dict[Session, int] = {}
+        self._owing: dict[Session, tuple[int, int]] = {}  # batches, and the turn of the first
+        self._turns = 0
         self._throttled: dict[Session, float] = {}  # since when
+        self._stock_of_turn: Stock | None = None
 
     def owe(self, session: Session) -> None:
         """This session is to get an ack: with others that come soon, or when nothing comes."""
-        self._owing[session] = self._owing.get(session, 0) + 1
+        batches, turn = self._owing.get(session, (0, self._turns))
+        self._owing[session] = batches + 1, turn
 
     @property
     def owes(self) -> bool:
@@ -58,38 +63,52 @@ class Acknowledger:
             self._quotas.give_back(session.producer_id, unused)
 
     def settle(self, *, idle: bool) -> None:
-        """Send the acks that are due: after a few batches, when credit runs low, in a pause.
+        """Send the acks that are due: after a few batches, a turn later, when credit runs low.
 
-        A session whose batch found no room hears nothing until `renew` has some for it.
+        All of them in a pause, which need not come: somebody may talk all the time. The least
+        served first. A session whose batch found no room hears nothing until `renew`
+        has some for it.
         """
+        self._stock_of_turn = None
+        self._turns += 1
         if not self._owing:
             return
-        room, low = self._room_bytes(), self._low_bytes()
-        for session, batches in tuple(self._owing.items()):
-            due = idle or batches >= _BATCHES_PER_ACK or session.outstanding_bytes < low
-            if due or session.held_bytes:
+        stock, low = self._stock(), self._low_bytes()
+        owing = sorted(self._owing.items(), key=lambda item: item[0].share_bytes(stock.now))
+        for session, (batches, turn) in owing:
+            old = batches >= _BATCHES_PER_ACK or turn < self._turns - 1
+            if idle or old or session.outstanding_bytes < low or session.held_bytes:
                 self._owing.pop(session)
-                if session.held_bytes <= room:
-                    self._acknowledge(session, room)
+                if session.held_bytes <= stock.room_bytes:
+                    self._acknowledge(session, stock, stock.window(session))
+        self._stock_of_turn = None
 
     def settle_session(self, session: Session) -> None:
         """Send an ack now, unless the session waits for room."""
         self._owing.pop(session, None)
-        room = self._room_bytes()
-        if session.held_bytes <= room:
-            self._acknowledge(session, room)
+        stock = self._stock()
+        if session.held_bytes <= stock.room_bytes:
+            self._acknowledge(session, stock, stock.window(session))
 
     def renew(self) -> None:
-        """Room has come free: give it to the sessions that wait or run low."""
-        room = self._room_bytes()
-        low = self._low_bytes()
-        for session in self._sessions:
-            if session in self._throttled:
-                continue
-            if session.starved or session.outstanding_bytes < low:
-                self.owe(session)
-        if room:
-            self.settle(idle=True)
+        """Room has come free: give it to the sessions that wait or run low, least served first."""
+        self._stock_of_turn = None
+        stock, low = self._stock(), self._low_bytes()
+        if not stock.room_bytes:
+            return
+        wanting = [
+            session
+            for session in self._sessions
+            if session not in self._throttled
+            and (session.starved or session.outstanding_bytes < low)
+            and session.held_bytes <= stock.room_bytes
+        ]
+        for session in sorted(wanting, key=lambda session: session.share_bytes(stock.now)):
+            window = stock.window(session, in_turn=True)
+            if session.held_bytes or window > session.outstanding_bytes:
+                self._owing.pop(session, None)
+                self._acknowledge(session, stock, window)
+        self._stock_of_turn = None
 
     @property
     def throttle_seconds(self) -> float:
@@ -116,8 +135,14 @@ class Acknowledger:
         self.settle(idle=True)
 
     def window(self, session: Session) -> int:
-        """Bytes that the session may have under way, within its quota."""
-        return self._granted(session, self._fair_window(session, self._room_bytes()))
+        """Bytes that a new session may have under way at first, within its quota."""
+        self._stock_of_turn = None  # there is one more to share with
+        stock = self._stock()
+        first = max(self._row_bytes, self._ring_bytes // _FIRST_PART)
+        window = self._granted(session, min(first, stock.window(session)))
+        session.serve(window, stock.now)
+        self._stock_of_turn = None
+        return window
 
     def _granted(self, session: Session, window: int) -> int:
         """As much of the window as the quota pays for; what was given before stays given."""
@@ -138,24 +163,31 @@ class Acknowledger:
         if since is not None:
             session.figures.throttled_seconds += quotas.now - since
 
-    def _fair_window(self, session: Session, room: int) -> int:
-        return window_bytes(
-            needed_bytes=max(session.needed_bytes, session.held_bytes),
-            promised_to_others_bytes=self._sessions.promised_bytes() - session.outstanding_bytes,
-            sessions=max(1, len(self._sessions)),
-            room_bytes=room,
-            ring_bytes=self._ring_bytes,
-            row_bytes=self._row_bytes,
-        )
+    def _stock(self) -> Stock:
+        """Taken once a turn: what comes in meanwhile takes as much room as it had promised."""
+        if self._stock_of_turn is None:
+            self._stock_of_turn = Stock.take(
+                self._sessions,
+                self._throttled,
+                room_bytes=self._room_bytes(),
+                ring_bytes=self._ring_bytes,
+                row_bytes=self._row_bytes,
+            )
+        return self._stock_of_turn
 
-    def _acknowledge(self, session: Session, room: int) -> None:
+    def _acknowledge(self, session: Session, stock: Stock, window: int) -> None:
+        window = self._granted(session, window)
         session.held_bytes = 0
         whose = session.producer_id, session.hello.epoch
         session.told_durable = self._inlet.durable(*whose)
+        before = session.outstanding_bytes
         ack = session.receiver.ack(
-            self._granted(session, self._fair_window(session, room)), CREDIT_BATCHES,
+            window, CREDIT_BATCHES,
             durable=session.told_durable, trained=self._inlet.trained(*whose),
         )  # fmt: skip
+        if session.outstanding_bytes > before:
+            session.idle, session.fresh = False, True
+            stock.give(session, session.outstanding_bytes - before)
         if session.needed_bytes <= session.outstanding_bytes:
             session.needed_bytes = 0
         self._send(session.identity, ack)

@@ -67,6 +67,7 @@ class Reception:
             return
         session.heard_at = now
         if isinstance(message, Data):
+            session.idle, session.fresh = False, True
             if not self.lobby.draining:  # else not acknowledged: it stays with the producer
                 self._data_path.receive(session, message)
             return
@@ -75,7 +76,9 @@ class Reception:
         figures.dropped_samples = message.dropped_rows
         figures.blocked_seconds = message.blocked_seconds
         if isinstance(message, Ping):
+            session.has_waited = session.needed_bytes > 0 or message.needed_bytes > 0
             session.needed_bytes = message.needed_bytes
+            session.idle, session.fresh = not session.fresh, False
             session.descriptor = origin.descriptor
             if not self.lobby.draining:
                 self.acknowledger.settle_session(session)

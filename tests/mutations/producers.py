@@ -26,4 +26,9 @@ MUTATIONS = {
         lambda self, ack: self._release(min(ack.accepted, self.sent_seq)),
         "tests/test_wire_sender.py",
     ),
+    "first_come_first_served": Mutation(
+        "insitu_service.session:Session.share_bytes",
+        lambda self, now: 0.0,
+        "tests/test_fair_share.py",
+    ),
 }
