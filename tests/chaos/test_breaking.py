@@ -25,12 +25,6 @@ def test_losses_of_power_lose_and_double_nothing_that_was_durable(tmp_path: Path
     assert problems(figures) == []
 
 
-def test_without_a_log_what_is_lost_is_counted_to_the_row(tmp_path: Path) -> None:
-    figures = Killing(tmp_path, Plan(kills=1, producers=2, level="received", seed=3)).run()
-    print(figures)
-    assert problems(figures) == []
-
-
 def test_behind_a_bad_network_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     figures = through_a_bad_network(tmp_path, 5.0, seed=7)
     print(figures)
