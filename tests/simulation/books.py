@@ -64,7 +64,7 @@ class Books:
         self._settled_once: dict[int, int] = {}  # by lives of the service that ended
         self._durable: dict[int, int] = {}  # synced, so that nothing may undo it
         self._record = 0  # of the log, the newest that was seen
-        self._power_was_lost = False
+        self._cache_was_lost = False
         self._quarantined = self._lost = self._refused = 0  # by this life of the service
         self._unfenced: set[int] = set()  # its sessions that began while nothing could be written
 
@@ -82,11 +82,13 @@ class Books:
         self._quarantined = self._lost = self._refused = 0
         self._unfenced = set()
 
-    def service_begins(self, service: Service, saved: Lineage, *, power_was_lost: bool) -> None:
+    def service_begins(self, service: Service, saved: Lineage, *, cache_was_lost: bool) -> None:
         """It knows what it must: its last checkpoint without a log, with one all that was logged.
 
         Args:
             saved: what the checkpoint knew.
+            cache_was_lost: what was written and not synced may be gone, by a loss of power or by
+                a sync that failed.
         """
         if service.log is None:
             self.lineage = saved.copy()
@@ -94,14 +96,14 @@ class Books:
                 settled = saved.settled.get(self._life(producer_id, position).number, 0)
                 require(position.rows == settled, f"{producer_id} is restored to {position}")
             return
-        self._power_was_lost |= power_was_lost
+        self._cache_was_lost |= cache_was_lost
         self.lineage.newest = {name: place.epoch for name, place in service.positions.items()}
         for life in self.lives:
             position = service.positions.get(life.producer_id)
-            self._recover(life, position, power_was_lost=power_was_lost)
+            self._recover(life, position, cache_was_lost=cache_was_lost)
         self._see_refusals(service.log)
 
-    def _recover(self, life: Life, position: Position | None, *, power_was_lost: bool) -> None:
+    def _recover(self, life: Life, position: Position | None, *, cache_was_lost: bool) -> None:
         number, lineage = life.number, self.lineage
         epoch = -1 if position is None else position.epoch
         before = lineage.settled.get(number, 0)
@@ -111,7 +113,7 @@ class Books:
         elif epoch == life.epoch:
             after = position.rows
             require(after <= life.pushed, f"{life.producer_id}: {position} was never pushed")
-        least = self._durable.get(number, 0) if power_was_lost else before
+        least = self._durable.get(number, 0) if cache_was_lost else before
         require(after >= least, f"{life.producer_id}: {after} rows of {least} are in the log")
         lineage.settled[number] = after
         for rows in (lineage.lost, lineage.refused):
@@ -196,7 +198,7 @@ class Books:
         once = self._settled_once.get(life.number, 0)
         require(max(rows, default=-1) < once, f"{rows} are counted lost and were not taken")
         allowed = self._ack_level == AckLevel.RECEIVED or (
-            self._ack_level == AckLevel.LOGGED and self._power_was_lost
+            self._ack_level == AckLevel.LOGGED and self._cache_was_lost
         )
         require(allowed or not rows, f"{rows} of {life.producer_id} are lost")
         self.lineage.lost.setdefault(life.number, set()).update(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from insitu.batch import Column
-from insitu.stream.buffer import Draw
+from insitu.stream.draw import Draw
 from insitu_service.probe_inbox import Probe
 from simulation.samples import read
 

@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 
 from insitu.errors import OperatorError
+from insitu.stream.log.segment import UNSYNCED_NAME
 from insitu.wire.messages import AckLevel
 from insitu.wire.session import SessionState
 from simulated_disk import Crashed, Operation, Partly, SimulatedDisk
@@ -73,7 +74,7 @@ class World:
         self._saved: tuple[Checkpoint | None, Lineage] = (None, Lineage())
         self._disk_full_until = self._disk_fails_until = 0.0
         self._dies_after_operations: int | None = None
-        self._power_was_lost = False
+        self._cache_was_lost = False
         self._going_on = 0  # producers that were killed and will be back
         self._digest = hashlib.blake2b(digest_size=8)
         self._busy_seconds = random.choice((2.0, 6.0, 12.0))
@@ -147,8 +148,10 @@ class World:
 
     def _all_delivered(self) -> bool:
         ready = self.service is not None and not self.service.stopping
-        return ready and not self._going_on and all(
-            p.clear and p.session.state is SessionState.OPEN for p in self._living()
+        return (
+            ready
+            and not self._going_on
+            and all(p.clear and p.session.state is SessionState.OPEN for p in self._living())
         )
 
     def _finish(self) -> None:
@@ -193,13 +196,14 @@ class World:
         except OperatorError as error:
             self._tell(f"the service does not start: {error}")
             require(not self.healed, f"the service does not start: {error}")
+            self._cache_was_lost = True  # by a sync, perhaps
             self._start_later()
             return
         self.service = service
         before, self.disk.before = self.disk.before, lambda _operation: None
-        self.books.service_begins(service, lineage, power_was_lost=self._power_was_lost)
+        self.books.service_begins(service, lineage, cache_was_lost=self._cache_was_lost)
         self.disk.before = before
-        self._power_was_lost = False
+        self._cache_was_lost = False
         self._tell("the service starts")
 
     def _start_later(self) -> None:
@@ -284,6 +288,8 @@ class World:
     def _service_is_dead(self) -> None:
         self._tell("the service is dead")
         self._tally()
+        if self.service is not None and self.service.log is not None and self.service.log.broken:
+            self._cache_was_lost = True  # a sync that failed has forgotten what it should write
         self.service = None
         self.books.service_ends()
         self._start_later()
@@ -328,7 +334,7 @@ class World:
 
     def lose_power(self) -> None:
         """The machine of the service stops; what was not synced is there or not."""
-        self._power_was_lost = True
+        self._cache_was_lost = True
         self.crash_service()
         self.disk.lose_power()
 
@@ -356,6 +362,9 @@ class World:
                     raise Partly(random.randint(0, operation.size_bytes), Crashed())
                 raise Crashed()
         if operation.name not in ("create", "write", "sync"):
+            return
+        if operation.file == UNSYNCED_NAME:
+            # without this mark of a sync that failed the next start believes the page cache
             return
         if now < self._disk_full_until and operation.name != "sync":
             self._refuse(operation, errno.ENOSPC)
