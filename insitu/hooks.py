@@ -25,6 +25,8 @@ ALERTS: Mapping[str, str] = {
     "step_skipped": "the loss or a gradient was not finite and the step made no update",
     "diverged": "too many steps in a row were skipped; the service goes back to the last good "
     "checkpoint, or stops",
+    "out_of_memory": "memory ran out in a step; it was made again in smaller pieces",
+    "ingest_stopped": "nothing can be accepted: the log cannot be written, or a worker is held up",
     "learner_failed": "the learner ended with an error",
     "checkpoint_failed": "a checkpoint could not be written; training goes on",
 }

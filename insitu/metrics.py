@@ -238,6 +238,10 @@ _TRAINING = (
     _counter("steps", "steps", (), "Training steps done, skipped ones included."),
     _counter("skipped_steps", "steps", (), "Steps without an update: something was not finite."),
     _counter("rollbacks", "times", (), "Returns to the newest good checkpoint."),
+    _counter(
+        "out_of_memory_retries", "times", (),
+        "Updates tried again in smaller pieces because memory ran out.",
+    ),
     _counter("step_seconds", "seconds", ("phase",), "Time spent, by phase of the step."),
     _gauge(
         "loss", "", ("objective", "source"),

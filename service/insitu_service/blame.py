@@ -9,7 +9,7 @@ from types import FrameType
 from insitu.checkpoint import CheckpointDamaged, CheckpointFailed, NoGoodCheckpoint
 from insitu.errors import InsituError, InternalError
 from insitu.stream.log.errors import LogFailed, LogFull, LogInUse
-from insitu.trainer import NonFiniteLoss
+from insitu.trainer import NonFiniteLoss, OutOfMemory, is_out_of_memory
 from insitu_service import exit_codes
 
 #: top-level packages whose code is ours, or called by ours on its own account
@@ -28,10 +28,12 @@ def exit_code_of(failure: BaseException) -> int:
         >>> exit_code_of(OperatorError("the model gives 3 outputs")), exit_code_of(ValueError())
         (7, 1)
     """
+    if is_out_of_memory(failure):
+        return exit_codes.RESOURCE
     by_type: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int], ...] = (
         (NonFiniteLoss, exit_codes.NON_FINITE),
         ((NoGoodCheckpoint, CheckpointDamaged), exit_codes.CHECKPOINT),
-        ((CheckpointFailed, MemoryError, LogFailed, LogFull, LogInUse), exit_codes.RESOURCE),
+        ((CheckpointFailed, OutOfMemory, LogFailed, LogFull, LogInUse), exit_codes.RESOURCE),
         (InternalError, exit_codes.INTERNAL),
         (InsituError, exit_codes.PLUGIN),
     )

@@ -111,7 +111,7 @@ def compose(
         config, learning.device, buffer, trainer, intake, allow_list, learning.tally, sessions,
         learning.examiner, recorder, door, learning.writer, learning.hooks, learning.commands,
         ingest, learner, learner_beat, resumed_from, inlet, log,
-        fill.unseen_samples + inlet.backlog_samples, fill.dropped,
+        fill.unseen_samples + inlet.backlog_samples + learning.held_back.samples, fill.dropped,
     )  # fmt: skip
 
 

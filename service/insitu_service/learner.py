@@ -20,12 +20,14 @@ from typing import Any, Protocol
 
 from insitu.errors import OperatorError
 from insitu.report import StepReport
-from insitu.stream.buffer import Draw, StreamBuffer
+from insitu.stream.buffer import StreamBuffer
+from insitu.stream.draw import Draw
 from insitu.stream.transfer import Transfer
-from insitu.trainer import NonFiniteLoss, Trainer
+from insitu.trainer import NonFiniteLoss, OutOfMemory, Trainer
 from insitu_service.commands import Command, CommandQueue
 from insitu_service.cool_down import CoolDowns
 from insitu_service.examiner import Examiner
+from insitu_service.held_back import HeldBack
 from insitu_service.non_finite_guard import NonFiniteGuard
 from insitu_service.range_test import DrawnBatch, RangeTest
 from insitu_service.recorder import Recorder
@@ -61,6 +63,7 @@ class Learner:
         drain_seconds: how long a stop may train before it leaves the rest to the checkpoint.
         most_skipped_steps: skipped in a row before the weights count as diverged.
         evaluate_every_steps: measure on the probes so often, beside the ends of tasks.
+        held_back: a batch that an earlier run could not train, and where one is put.
         backlog_samples: accepted, and not in the buffer yet.
     """
 
@@ -82,6 +85,7 @@ class Learner:
         evaluate_every_steps: int | None,
         most_skipped_steps: int,
         beat: Callable[[], None],
+        held_back: HeldBack,
         backlog_samples: Callable[[], int] = lambda: 0,
     ) -> None:
         self.state = "starting"
@@ -108,6 +112,7 @@ class Learner:
             most_skipped_steps=most_skipped_steps,
         )
         self._beat = beat
+        self._held_back = held_back
         self._backlog_samples = backlog_samples
         self._cool_downs = CoolDowns(trainer, recorder)
         self._range_test = RangeTest(
@@ -132,10 +137,15 @@ class Learner:
         self._watchers.emit("start", start)
         try:
             self._recorder.begin(self._trainer.steps)
+            held_back = self._held_back.take()
+            if held_back is not None:
+                self._train(DrawnBatch(held_back, 0.0, 0.0))
             while self.state != "stopped":
                 self._turn()
         except NonFiniteLoss as error:
             self._fail(error, "the loss is not finite")
+        except OutOfMemory as error:
+            self._fail(error, "there is not enough memory")
         except Exception as error:
             self._fail(error, "the learner failed")
             _log.exception("the learner failed")
@@ -189,6 +199,10 @@ class Learner:
             self._tally.non_finite_loss(batch.fresh_rows)
             self._guard.refused(error)
             return
+        except OutOfMemory:
+            self._held_back.keep(batch)
+            raise
+        self._watch_memory()
         self._tally.count(report, drawn.waited_seconds, drawn.copy_seconds)
         self._examiner.watch(labelled, report)
         self._guard.watch(report)
@@ -297,6 +311,17 @@ class Learner:
 
     # trouble
 
+    def _watch_memory(self) -> None:
+        """Tell when a step had to be made in smaller pieces than before."""
+        pieces = self._trainer.micro_batches
+        if pieces.retries > self._tally.out_of_memory_retries:
+            self._tally.out_of_memory_retries = pieces.retries
+            self._alert(
+                "out_of_memory",
+                f"step {self._trainer.steps}: memory ran out; updates are made in pieces of up to "
+                f"{pieces.rows} rows from now on, which takes longer and changes nothing else",
+            )
+
     def _alert(self, kind: str, text: str) -> None:
         _log.warning("%s: %s", kind, text, extra={"key": kind})
         self._tally.alerts[kind] += 1
@@ -307,8 +332,9 @@ class Learner:
         _log.error("%s: %s", what, error)
         self._close_door(what)
         self._buffer.shut()  # nobody will train what comes now
-        if isinstance(error, NonFiniteLoss) and self._trainer.is_finite():
-            self._save_at_end()  # the step was refused, and what is pending is worth keeping
+        refused = isinstance(error, NonFiniteLoss | OutOfMemory)
+        if refused and self._trainer.is_finite():
+            self._save_at_end()  # the step was not made, and what is pending is worth keeping
         self._alert("learner_failed", f"{what}: {error}")
 
     def _reason(self) -> str | None:

@@ -21,13 +21,14 @@ from insitu_service.checkpoint_writer import CheckpointCounters, CheckpointWrite
 from insitu_service.commands import CommandQueue
 from insitu_service.examiner import Examiner
 from insitu_service.generators import part_generator
+from insitu_service.held_back import HeldBack
 from insitu_service.hook_actions import Action, CallFunction, PostJson, RunCommand
 from insitu_service.hook_runner import Hook, HookRunner
 from insitu_service.learner import Learner, Watchers
 from insitu_service.logged import RECORD, LogHooks
 from insitu_service.memories import count_checkpoints
 from insitu_service.probe_inbox import ProbeInbox
-from insitu_service.recorder import Recorder
+from insitu_service.recorder import Recorder, Stateful
 from insitu_service.tally import Tally
 
 
@@ -46,6 +47,7 @@ class Learning:
     writer: CheckpointWriter | None
     recorder: Recorder
     log_hooks: LogHooks
+    held_back: HeldBack
     commands: CommandQueue
 
     def learner(
@@ -77,6 +79,7 @@ class Learning:
             evaluate_every_steps=config.evaluation.every_steps,
             most_skipped_steps=config.trainer.most_skipped_steps,
             beat=beat,
+            held_back=self.held_back,
             backlog_samples=backlog_samples,
         )
 
@@ -107,14 +110,17 @@ def build_learning(config: Config) -> Learning:
     device = choose_device(config.trainer.device)
     trainer = build_trainer(config, device)
     buffer = build_buffer(config, device)
-    tally, inbox, log_hooks = Tally(), ProbeInbox(), LogHooks()
+    tally, inbox, log_hooks, held_back = Tally(), ProbeInbox(), LogHooks(), HeldBack()
     examiner = _examiner(config, buffer, trainer, inbox)
     hooks = HookRunner(_hooks(config), {"service": config.service.name})
-    writer, recorder = _recording(config, buffer, trainer, examiner, hooks, tally, log_hooks)
+    writer, recorder = _recording(
+        config, {"trainer": trainer, "buffer": buffer, "examiner": examiner},
+        {"held_back": held_back}, hooks, tally, log_hooks,
+    )  # fmt: skip
     count_checkpoints(trainer, writer)
     return Learning(
         config, device, buffer, trainer, tally, inbox, examiner, hooks, writer, recorder,
-        log_hooks, CommandQueue(on_post=buffer.interrupt),
+        log_hooks, held_back, CommandQueue(on_post=buffer.interrupt),
     )  # fmt: skip
 
 
@@ -138,9 +144,8 @@ def _examiner(
 
 def _recording(
     config: Config,
-    buffer: StreamBuffer,
-    trainer: Trainer,
-    examiner: Examiner,
+    parts: dict[str, Stateful],
+    optional: dict[str, Stateful],
     hooks: HookRunner,
     tally: Tally,
     log_hooks: LogHooks,
@@ -167,7 +172,7 @@ def _recording(
             before_write=lambda: log_hooks.before_write(),
         )  # fmt: skip
     recorder = Recorder(
-        {"trainer": trainer, "buffer": buffer, "examiner": examiner},
+        parts,
         section.directory,
         writer,
         SnapshotBuffers(),
@@ -175,6 +180,7 @@ def _recording(
         every_seconds=section.every_seconds,
         on_stop=section.on_stop,
         retain_start=config.trainer.non_finite == "rollback",
+        optional=optional,
         describe=lambda state: {RECORD: state["buffer"]["log"]["record"]},
     )
     return writer, recorder

@@ -118,6 +118,7 @@ class Readings:
         yield _counter("steps", tally.steps)
         yield _counter("skipped_steps", tally.skipped_steps)
         yield _counter("rollbacks", tally.roll_backs)
+        yield _counter("out_of_memory_retries", tally.out_of_memory_retries)
         yield _counter("ended_tasks", tally.task_ends)
         yield _gauge("last_boundary_timestamp_seconds", tally.last_boundary_at)
         watch = self._service.trainer.watch

@@ -48,6 +48,7 @@ class Recorder:
         on_stop: whether one is written at the end.
         retain_start: write one before the first step, so that a roll back always has a place.
         roll_back_at_most: roll backs in a row, without a new checkpoint, before giving up.
+        optional: parts that are left out while they have no state.
         describe: what of a state belongs into the manifest's info too, to be read without it.
     """
 
@@ -63,9 +64,11 @@ class Recorder:
         on_stop: bool = True,
         retain_start: bool = False,
         roll_back_at_most: int = 3,
+        optional: Mapping[str, Stateful] | None = None,
         describe: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda state: {},
     ) -> None:
         self._parts = parts
+        self._optional = optional or {}
         self._root = root
         self._writer = writer
         self._buffers = buffers
@@ -155,6 +158,9 @@ class Recorder:
             if name not in state:
                 raise OperatorError(f"checkpoint {path} holds no state of {name!r}")
             part.load_state_dict(state[name])
+        for name, part in self._optional.items():
+            if name in state:
+                part.load_state_dict(state[name])
         self.resumed_from = self._parent = path.name
         return path
 
@@ -200,7 +206,9 @@ class Recorder:
         return snapshot
 
     def _gather(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._parts.items()}
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        optional = {name: part.state_dict() for name, part in self._optional.items()}
+        return state | {name: each for name, each in optional.items() if each}
 
 
 def _tell(done: Future[dict[str, Any]], written: Future[Path]) -> None:

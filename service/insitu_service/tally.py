@@ -25,6 +25,7 @@ class Tally:
         self.steps = 0
         self.skipped_steps = 0
         self.roll_backs = 0
+        self.out_of_memory_retries = 0
         self.task_ends = 0
         self.last_boundary_at = 0.0  # that was detected or declared by command
         self.fresh_samples = 0
