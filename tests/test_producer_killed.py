@@ -30,7 +30,7 @@ rows_in_all, seed = int(sys.argv[3]), int(sys.argv[4])
 random = np.random.default_rng(seed)
 schema = {"n": ("int64", ()), "x": ("float32", (16,))}
 with Producer(endpoint, stream="s", producer_id="p", schema=schema, linger_seconds=60,
-              window_directory=directory, window_bytes=1 << 18) as producer:
+              window_directory=directory or None, window_bytes=1 << 18) as producer:
     producer.wait_connected(30)
     row = producer.last_cursor or 0
     print(row, producer.stats().recovered_rows, flush=True)
@@ -43,7 +43,7 @@ with Producer(endpoint, stream="s", producer_id="p", schema=schema, linger_secon
 """
 
 
-def simulation(peer: Peer, directory: Path, rows: int, seed: int) -> subprocess.Popen[str]:
+def simulation(peer: Peer, directory: Path | str, rows: int, seed: int) -> subprocess.Popen[str]:
     words = [peer.endpoint, str(directory), str(rows), str(seed)]
     return subprocess.Popen(
         [sys.executable, "-c", SIMULATION, *words], stdout=subprocess.PIPE, text=True
@@ -84,3 +84,22 @@ def test_killed_producers_lose_and_double_nothing(tmp_path: Path) -> None:
     assert recovered > 0, "every kill met an empty window"
     assert list(tmp_path.iterdir()) == []
     print(f"{KILLS} kills, {rows} rows, {recovered} of them recovered from the window")
+
+
+def test_a_restarted_simulation_goes_on_from_its_last_cursor() -> None:
+    """Without files what was not acknowledged dies with the process, and is simulated again."""
+    store: dict[str, Stored] = {}
+    with Peer("tcp://127.0.0.1:*", store) as peer:
+        with simulation(peer, "", 10**9, 0) as first:
+            wait_until(lambda: bool(store) and store["p"].next_row > 1000)
+            first.kill()
+        earlier = store["p"]
+        second = simulation(peer, "", earlier.next_row + 30_000, 1)
+        output, _ = second.communicate(timeout=100)
+    cursor = int(output.split()[0])
+    assert cursor == earlier.cursor > 1000
+    assert earlier.rows("n") == list(range(cursor))
+    assert store["p"].epoch > earlier.epoch
+    rows = store["p"].rows("n")
+    assert rows == list(range(cursor, cursor + len(rows)))
+    assert len(rows) > 1000
