@@ -11,7 +11,8 @@ import torch
 from insitu.batch import Column, SampleFlag
 from insitu.errors import InternalError, OperatorError, ProducerError
 from insitu.schema import Schema
-from insitu.stream.buffer import Draw, StreamBuffer, WhenFull
+from insitu.stream.buffer import StreamBuffer, WhenFull
+from insitu.stream.draw import Draw
 from insitu.stream.pacing import FixedPace, FreePace, Pace
 from insitu.stream.policies import FIFO, FIRO, Policy, Reservoir
 from insitu.stream.stamp import Position, Stamp

@@ -12,7 +12,8 @@ import torch
 
 from insitu.errors import OperatorError
 from insitu.schema import Schema
-from insitu.stream.buffer import Draw, StreamBuffer
+from insitu.stream.buffer import StreamBuffer
+from insitu.stream.draw import Draw
 from insitu.stream.pacing import FixedPace, FreePace, Pace
 from insitu.stream.policies import FIFO, FIRO, Policy, Reservoir
 from insitu.stream.stamp import Position, Stamp

@@ -17,7 +17,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +27,8 @@ from insitu.batch import Batch, Column
 from insitu.errors import OperatorError, ProducerError
 from insitu.schema import Schema
 from insitu.stream import state as saved_state
-from insitu.stream.blocks import Block, Blocks
+from insitu.stream.blocks import Blocks
+from insitu.stream.draw import Draw
 from insitu.stream.pacing import Pace
 from insitu.stream.policies import Policy
 from insitu.stream.ring import Reservation, Ring
@@ -36,30 +36,9 @@ from insitu.stream.room import Room
 from insitu.stream.scheduler import DrawScheduler
 from insitu.stream.stamp import Place, Position, Stamp, provenance
 from insitu.stream.status import BufferStatus
-from insitu.tasks import DEFAULT_TASK, TaskLedger, TaskVisit
+from insitu.tasks import DEFAULT_TASK, TaskLedger
 
 WhenFull = Literal["block", "drop_oldest", "drop_newest"]
-
-
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """What the learner gets.
-
-    Args:
-        batch: fresh rows, valid until the draw is released and three more were made; None when
-            there is only news of tasks.
-        ended_tasks: visits whose samples were all drawn before this batch: consolidate them
-            first.
-        waited_seconds: until enough had arrived.
-        copy_seconds: gathering the rows.
-        block: the memory that the batch lies in.
-    """
-
-    batch: Batch | None
-    ended_tasks: tuple[TaskVisit, ...]
-    waited_seconds: float
-    copy_seconds: float
-    block: Block | None
 
 
 class StreamBuffer:
@@ -96,17 +75,6 @@ class StreamBuffer:
         clock: Callable[[], float] = time.monotonic,
         on_room: Callable[[], None] = lambda: None,
     ) -> None:
-        if policy.capacity_samples != capacity_samples:
-            raise OperatorError(
-                f"the policy is made for {policy.capacity_samples} samples, "
-                f"the buffer for {capacity_samples}",
-            )
-        if policy.draws_once and pace.most_draws is None and pace.worth(1000) != 1000:
-            raise OperatorError(
-                f"samples_per_insert is not 1 with {type(policy).__name__}",
-                allowed="1: this policy draws each sample exactly once",
-                remedy="use the reservoir, or samples_per_insert 1",
-            )
         self.schema = schema
         self.capacity_samples = capacity_samples
         self.on_room = on_room
@@ -125,9 +93,8 @@ class StreamBuffer:
         self._place = Place(0)
         self._producers: dict[str, int] = {}
         self._condition = threading.Condition(threading.Lock())
-        self._waiting = self._interrupted = self._saving = self._ended = False
-        self._shut = False
-        self._saved_rows = torch.empty((0, schema.row_bytes), dtype=torch.uint8)
+        self._waiting = self._interrupted = self._saving = False
+        self.is_ended = self.is_shut = False  # written under the lock, read by anybody
 
     # ---- ingest side ----------------------------------------------------------------------
 
@@ -185,7 +152,7 @@ class StreamBuffer:
         if keep is not None:
             slots, refused = reservation.slots[keep], reservation.slots[~keep]
         with self._condition:
-            if self._shut:
+            if self.is_shut:
                 return False
             self._ledger.index_of(task)
             producer = self._producers.setdefault(stamp.producer_id, len(self._producers))
@@ -217,7 +184,7 @@ class StreamBuffer:
             False when the buffer is shut: the batch may not be acknowledged.
         """
         with self._condition:
-            if self._shut:
+            if self.is_shut:
                 return False
             self._advance(stamp, rows, place)
         return True
@@ -229,7 +196,7 @@ class StreamBuffer:
             False when the buffer is shut: the batch may not be acknowledged.
         """
         with self._condition:
-            if self._shut:
+            if self.is_shut:
                 return False
             self._ledger.refuse(stamp.task, rows)
             self._advance(stamp, rows, place)
@@ -325,7 +292,14 @@ class StreamBuffer:
             None after the timeout, after `interrupt()`, and once the stream has ended and
             everything was drawn.
         """
-        self._check_batch_size(batch_size)
+        if batch_size < 1 or self.largest_reservation(batch_size) < 1:
+            raise OperatorError(
+                f"a training batch of {batch_size} samples from a buffer of "
+                f"{self.capacity_samples}, of which {self._policy.resident_samples} stay behind",
+                allowed="1 or more, and room for a batch to arrive meanwhile",
+                consequence="the learner would wait for ever",
+                remedy="raise buffer.capacity_samples",
+            )
         started = self._clock()
         deadline = math.inf if timeout_seconds is None else started + timeout_seconds
         block = self._blocks.lend(batch_size)
@@ -365,7 +339,7 @@ class StreamBuffer:
         with self._condition:
             if not self._may_enter(place):
                 return False
-            self._ended = True
+            self.is_ended = True
             self._condition.notify_all()
         return True
 
@@ -374,28 +348,20 @@ class StreamBuffer:
         with self._condition:
             if not self._may_enter(place):
                 return False
-            self._ended = self._scheduler.ending = False
+            self.is_ended = self._scheduler.ending = False
             self._condition.notify_all()
         return True
-
-    @property
-    def is_shut(self) -> bool:
-        return self._shut
-
-    @property
-    def is_ended(self) -> bool:
-        return self._ended
 
     def shut(self) -> None:
         """Take nothing more, for good: what comes after the last checkpoint would be lost."""
         with self._condition:
-            self._shut = True
+            self.is_shut = True
 
     def is_exhausted(self) -> bool:
         """The stream is over and every sample was drawn."""
         with self._condition:
             reserved = self._scheduler.counters.reserved
-            return self._ended and self._scheduler.unseen == 0 and reserved == 0
+            return self.is_ended and self._scheduler.unseen == 0 and reserved == 0
 
     def rest(self, timeout_seconds: float) -> None:
         """Wait while the stream is over and there is nothing to draw.
@@ -403,7 +369,7 @@ class StreamBuffer:
         `reopen`, `interrupt` and the timeout end it.
         """
         with self._condition:
-            if self._ended and self._scheduler.unseen == 0 and not self._interrupted:
+            if self.is_ended and self._scheduler.unseen == 0 and not self._interrupted:
                 self._condition.wait(timeout_seconds)
             self._interrupted = False
 
@@ -423,22 +389,7 @@ class StreamBuffer:
     def snapshot(self) -> BufferStatus:
         """Fill and counters at this moment."""
         with self._condition:
-            counters = self._scheduler.counters
-            return BufferStatus(
-                capacity_samples=self.capacity_samples,
-                free_samples=len(self._room),
-                reserved_samples=counters.reserved,
-                arrivals_samples=len(self._scheduler.arrivals),
-                unseen_samples=self._scheduler.unseen,
-                seen_samples=self._policy.seen,
-                received=counters.received,
-                drawn_first=counters.drawn_first,
-                drawn=counters.drawn,
-                dropped=counters.dropped,
-                evicted=counters.evicted,
-                tasks=self._scheduler.task_fills(),
-                ended=self._ended,
-            )
+            return self._scheduler.status(free_samples=len(self._room), ended=self.is_ended)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything committed and not yet drawn, and all that the next draws depend on.
@@ -457,22 +408,13 @@ class StreamBuffer:
                 "scheduler": self._scheduler.state_dict(number),
                 "positions": saved_state.of_positions(self._positions),
                 "producers": list(self._producers),
-                "ended": self._ended,
+                "ended": self.is_ended,
                 "log": {"record": self._place.record, "chain": self._place.chain},
-                "audit": dict(self._scheduler.books.audit),
-                "batches": torch.from_numpy(self._scheduler.books.batches(list(self._producers))),
+                **self._scheduler.books.state_dict(list(self._producers)),
             }
             self._saving = True
         try:
-            index = torch.from_numpy(held)
-            # into memory that was touched before: fresh pages cost several times the copy
-            if len(held) > len(self._saved_rows):
-                shape = len(held), self.schema.row_bytes
-                self._saved_rows = torch.empty(shape, dtype=torch.uint8)
-            rows = self._saved_rows[: len(held)]
-            state["rows"] = torch.index_select(self._ring.rows, 0, index, out=rows)
-            state["provenance"] = self._ring.provenance.index_select(0, index)
-            state["places"] = torch.from_numpy(self._ring.places.take(held, 0))
+            state |= self._ring.save(held)
         finally:
             with self._condition:
                 self._saving = False
@@ -494,21 +436,14 @@ class StreamBuffer:
         with self._condition:
             assert self._scheduler.counters.reserved == 0, "load a state before ingest starts"
             self._scheduler.load_state_dict(state["scheduler"], rows)
-            self._ring.rows[:rows] = state["rows"]
-            self._ring.provenance[:rows] = state["provenance"]
+            self._ring.load(state)
             self._room.replace(np.arange(rows, self.capacity_samples))
             self._positions = saved_state.to_positions(state["positions"])
             self._producers = {name: i for i, name in enumerate(state["producers"])}
-            self._ended = state["ended"]
+            self.is_ended = state["ended"]
             self._place = Place(**state["log"])
-            self._ring.places[:rows] = state["places"].numpy()
-            self._scheduler.books.load(
-                state["batches"].numpy(),
-                self._ring.places[self._scheduler.unseen_slots()],
-                state["producers"],
-                {name: (p.epoch, p.seq) for name, p in self._positions.items()},
-                state["audit"],
-            )
+            unseen = self._ring.places[self._scheduler.unseen_slots()]
+            self._scheduler.books.load_state_dict(state, unseen, self._positions)
 
     # ---- under the lock -------------------------------------------------------------------
 
@@ -516,12 +451,12 @@ class StreamBuffer:
         """Rows to draw; 0 when there are none yet, or only news of tasks."""
         while True:
             now = self._clock()
-            rows, evicted = self._scheduler.ready(batch_size, ended=self._ended, now=now)
+            rows, evicted = self._scheduler.ready(batch_size, ended=self.is_ended, now=now)
             self._room.free(evicted)
             if rows == 0 and self._room.has_news(idle=True):
                 self._tell_of_room()
                 continue
-            over = self._ended and self._scheduler.counters.reserved == 0
+            over = self.is_ended and self._scheduler.counters.reserved == 0
             news = rows > 0 or self._scheduler.has_ended_tasks()
             if news or over or self._interrupted or now >= deadline:
                 break
@@ -543,9 +478,9 @@ class StreamBuffer:
         """Whether a mark enters; one that is a record may not come behind the last checkpoint."""
         if place is None:
             return True
-        if not self._shut:
+        if not self.is_shut:
             self._place = place
-        return not self._shut
+        return not self.is_shut
 
     def _may_drop(self, rows: int) -> bool:
         enough = rows <= self._scheduler.unseen
@@ -559,15 +494,3 @@ class StreamBuffer:
             self.on_room()
         finally:
             self._condition.acquire()
-
-    # ---- outside of the lock --------------------------------------------------------------
-
-    def _check_batch_size(self, batch_size: int) -> None:
-        if batch_size < 1 or self.largest_reservation(batch_size) < 1:
-            raise OperatorError(
-                f"a training batch of {batch_size} samples from a buffer of "
-                f"{self.capacity_samples}, of which {self._policy.resident_samples} stay behind",
-                allowed="1 or more, and room for a batch to arrive meanwhile",
-                consequence="the learner would wait for ever",
-                remedy="raise buffer.capacity_samples",
-            )

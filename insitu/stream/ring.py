@@ -45,8 +45,30 @@ class Ring:
         self.flat: Bytes = self.bytes.reshape(-1)
         self.records = self.flat.view(schema.numpy_row)
         self.columns: npt.NDArray[np.int64] = self.provenance.numpy()
+        self._saved = torch.empty((0, schema.row_bytes), dtype=torch.uint8)
         #: of each slot the record that brought it, and its row in that
         self.places: npt.NDArray[np.int64] = np.zeros((capacity_samples, 2), np.int64)
+
+    def save(self, slots: Indices) -> dict[str, Tensor]:
+        """A copy of some slots, in memory that the next call writes to.
+
+        That memory was touched before: fresh pages cost several times the copy.
+        """
+        index = torch.from_numpy(slots)
+        if len(slots) > len(self._saved):
+            self._saved = torch.empty((len(slots), self.schema.row_bytes), dtype=torch.uint8)
+        return {
+            "rows": torch.index_select(self.rows, 0, index, out=self._saved[: len(slots)]),
+            "provenance": self.provenance.index_select(0, index),
+            "places": torch.from_numpy(self.places.take(slots, 0)),
+        }
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Put what was saved into the first slots."""
+        count = len(saved["rows"])
+        self.rows[:count] = saved["rows"]
+        self.provenance[:count] = saved["provenance"]
+        self.places[:count] = saved["places"].numpy()
 
     def gather(self, slots: Indices, out: Bytes) -> Tensor:
         """Copy the rows of some slots to `out`, (len(slots), row_bytes); gives their provenance.

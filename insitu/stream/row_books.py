@@ -13,13 +13,16 @@ was drawn, dropped or pending, each row once.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from insitu.stream.audit import row_sum
+from insitu.stream.stamp import Position
 
 Places = npt.NDArray[np.int64]
 
@@ -104,28 +107,31 @@ class RowBooks:
         newest = self._newest.get(producer_id, (epoch, 0))
         return newest[1] if newest[0] == epoch else 0
 
-    def batches(self, producers: Sequence[str]) -> Places:
-        """(batches, 4) record, index of the producer, epoch and seq of what is outstanding."""
+    def state_dict(self, producers: Sequence[str]) -> dict[str, Any]:
+        """The audit, and (batches, 4) record, index of the producer, epoch, seq of what is due."""
         index = {producer_id: i for i, producer_id in enumerate(producers)}
         rows = [(n, index[b.producer_id], b.epoch, b.seq) for n, b in self._batches.items()]
-        return np.array(sorted(rows), np.int64).reshape(-1, 4)
+        batches = torch.tensor(sorted(rows), dtype=torch.int64).reshape(-1, 4)
+        return {"audit": dict(self.audit), "batches": batches}
 
-    def load(
-        self,
-        batches: Places,
-        unseen: Places,
-        producers: Sequence[str],
-        newest: dict[str, tuple[int, int]],
-        audit: dict[str, int],
+    def load_state_dict(
+        self, state: Mapping[str, Any], unseen: Places, positions: Mapping[str, Position]
     ) -> None:
-        """Take over what `batches` told, with the places of all rows that were not drawn yet."""
+        """Take over what `state_dict` told.
+
+        Args:
+            state: with the ids of the `producers` by index, as in the buffer's.
+            unseen: places of all rows that were not drawn yet.
+            positions: of the producers.
+        """
         self.__init__()  # type: ignore[misc]
         rows = Counter(unseen[:, 0].tolist())
-        for record, producer, epoch, seq in batches.tolist():
+        for record, producer, epoch, seq in state["batches"].tolist():
             if rows[record]:
-                self.entered(record, producers[producer], epoch, seq, rows=rows[record])
-        self._newest = dict(newest)
-        self.audit = dict(audit)
+                producer_id = state["producers"][producer]
+                self.entered(record, producer_id, epoch, seq, rows=rows[record])
+        self._newest = {name: (each.epoch, each.seq) for name, each in positions.items()}
+        self.audit = dict(state["audit"])
 
     def _count(self, what: str, places: Places) -> None:
         self.audit[f"{what}_rows"] += len(places)

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from insitu.batch import Column
+from insitu.errors import OperatorError
 from insitu.sampling import Indices
 from insitu.stream.arrivals import Arrivals
 from insitu.stream.pacing import Pace
 from insitu.stream.policies import NO_SLOTS, Drawn, Policy
 from insitu.stream.row_books import RowBooks
 from insitu.stream.state import Counters
-from insitu.stream.status import TaskFill
+from insitu.stream.status import BufferStatus, TaskFill
 from insitu.tasks import TaskLedger, TaskVisit
 
 
@@ -46,6 +47,17 @@ class DrawScheduler:
         places: Indices,
         generator: torch.Generator,
     ) -> None:
+        if policy.capacity_samples != len(columns):
+            raise OperatorError(
+                f"the policy is made for {policy.capacity_samples} samples, "
+                f"the buffer for {len(columns)}",
+            )
+        if policy.draws_once and pace.most_draws is None and pace.worth(1000) != 1000:
+            raise OperatorError(
+                f"samples_per_insert is not 1 with {type(policy).__name__}",
+                allowed="1: this policy draws each sample exactly once",
+                remedy="use the reservoir, or samples_per_insert 1",
+            )
         self.arrivals = Arrivals(len(columns), ledger)
         self.counters = Counters()
         self.books = RowBooks()
@@ -140,6 +152,25 @@ class DrawScheduler:
         """Slots of the samples that were never drawn."""
         waiting = self._policy.held()[: self._policy.unseen]
         return np.concatenate((waiting, self.arrivals.slots()))
+
+    def status(self, *, free_samples: int, ended: bool) -> BufferStatus:
+        """Fill and counters at this moment."""
+        counters = self.counters
+        return BufferStatus(
+            capacity_samples=len(self._places),
+            free_samples=free_samples,
+            reserved_samples=counters.reserved,
+            arrivals_samples=len(self.arrivals),
+            unseen_samples=self.unseen,
+            seen_samples=self._policy.seen,
+            received=counters.received,
+            drawn_first=counters.drawn_first,
+            drawn=counters.drawn,
+            dropped=counters.dropped,
+            evicted=counters.evicted,
+            tasks=self.task_fills(),
+            ended=ended,
+        )
 
     def task_fills(self) -> tuple[TaskFill, ...]:
         waiting = self.arrivals.rows_by_task()

@@ -10,7 +10,7 @@ import torch
 from insitu.batch import Batch
 from insitu.schema import Schema
 from insitu.stream.blocks import typed_views
-from insitu.stream.buffer import Draw
+from insitu.stream.draw import Draw
 
 
 class Transfer:

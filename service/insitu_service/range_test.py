@@ -17,7 +17,8 @@ from typing import Any
 from insitu.analysis.learning_rate_range import LEAST_STEPS, learning_rate_range
 from insitu.batch import Batch
 from insitu.errors import OperatorError
-from insitu.stream.buffer import Draw, StreamBuffer
+from insitu.stream.buffer import StreamBuffer
+from insitu.stream.draw import Draw
 from insitu.trainer import Trainer
 from insitu_service.commands import Command, CommandQueue
 

@@ -18,7 +18,7 @@ import torch
 from insitu.batch import Batch, Column, SampleFlag
 from insitu.config import check_config
 from insitu.evaluation import ProbeSets
-from insitu.stream.buffer import Draw
+from insitu.stream.draw import Draw
 from insitu.stream.stamp import Stamp, provenance
 from insitu.stream.transfer import Transfer
 from insitu.wire.rows import pack_rows
