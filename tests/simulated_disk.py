@@ -205,12 +205,10 @@ class SimulatedDisk:
         self._rename(name, content)
         return SimulatedFile(self, name, content)
 
-    def open(self, name: str, *, uncached: bool = False) -> SimulatedFile:
+    def open(self, name: str) -> SimulatedFile:
         self.ask(Operation("open", name))
         if name not in self._names:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        if uncached:
-            self._names[name].drop_cache()
         return SimulatedFile(self, name, self._names[name])
 
     def rename(self, old: str, new: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from insitu.stream.log.record import HEADER_BYTES as _HEADER_BYTES
 from insitu.stream.log.record import Header, Record, decode_header, decode_meta
+from insitu.stream.log.segment import segment_name
 from mutations.base import Mutation, constantly
 
 LOG = "tests/test_log.py"
@@ -71,8 +72,10 @@ MUTATIONS = {
         "insitu.stream.log.unsynced:Unsynced._sync_found", constantly(None), CRASHES
     ),
     "log: a failed sync is forgotten": Mutation(_SYNC, _sync_and_go_on, CRASHES),
-    "log: the cache is believed after a failed sync": Mutation(
-        "insitu.stream.log.recovery:UNSYNCED_NAME", "another", CRASHES
+    "log: the cache is believed at the start": Mutation(
+        "insitu.stream.log.recovery:Scan._open",
+        lambda self, first: self._disk.open(segment_name(first)),
+        CRASHES,
     ),
     "log: a torn tail is not cut": Mutation(
         "insitu.stream.log.recovery:cut", constantly(None), LOG

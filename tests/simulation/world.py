@@ -12,7 +12,6 @@ from functools import partial
 from random import Random
 
 from insitu.errors import OperatorError
-from insitu.stream.log.segment import UNSYNCED_NAME
 from insitu.wire.messages import AckLevel
 from insitu.wire.session import SessionState
 from simulated_disk import Crashed, Operation, Partly, SimulatedDisk
@@ -362,9 +361,6 @@ class World:
                     raise Partly(random.randint(0, operation.size_bytes), Crashed())
                 raise Crashed()
         if operation.name not in ("create", "write", "sync"):
-            return
-        if operation.file == UNSYNCED_NAME:
-            # without this mark of a sync that failed the next start believes the page cache
             return
         if now < self._disk_full_until and operation.name != "sync":
             self._refuse(operation, errno.ENOSPC)

@@ -45,7 +45,11 @@ class File(Protocol):
         """Return when everything written or cleared before is safe from loss of power."""
 
     def drop_cache(self) -> None:
-        """What is safe need not be kept in memory as well."""
+        """Keep nothing in memory but what still has to be written.
+
+        So that what is read afterwards is what the device has; a sync that failed leaves pages
+        that only seem to be there.
+        """
 
     def close(self) -> None:
         """Let go of the file; nothing is synced."""
@@ -64,13 +68,8 @@ class Disk(Protocol):
             FileExistsError: there is one of this name.
         """
 
-    def open(self, name: str, *, uncached: bool = False) -> File:
-        """A file that is there.
-
-        Args:
-            uncached: forget what memory still holds of it but the device need not: a sync that
-                failed leaves such pages behind.
-        """
+    def open(self, name: str) -> File:
+        """A file that is there."""
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name, at once; a file that had that name is forgotten."""
@@ -179,14 +178,11 @@ class FileSystemDisk:
             raise
         return FileSystemFile(descriptor)
 
-    def open(self, name: str, *, uncached: bool = False) -> File:
+    def open(self, name: str) -> File:
         mode = os.O_RDWR if self._writable else os.O_RDONLY
         descriptor = os.open(self.directory / name, mode | os.O_NOFOLLOW)
-        file = FileSystemFile(descriptor)
-        if uncached:
-            file.drop_cache()
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # a fifth faster from a disk
-        return file
+        return FileSystemFile(descriptor)
 
     def rename(self, old: str, new: str) -> None:
         (self.directory / old).rename(self.directory / new)

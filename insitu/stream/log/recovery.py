@@ -20,7 +20,6 @@ from insitu.stream.log.promises import promised_behind, promised_by
 from insitu.stream.log.record import Record
 from insitu.stream.log.segment import (
     PREPARED_NAME,
-    UNSYNCED_NAME,
     Segment,
     SegmentHeader,
     check_header,
@@ -86,18 +85,15 @@ class Scan:
         self._after_chain = after_chain
         self._reader: SegmentReader | None = None
         self._records = 0
-        self._uncached = False
         self._reason = ""
 
     def run(self, on_record: Callable[[Record], None], *, cut_damage: bool) -> Recovery:
         """Scan, cut, and tell; see `insitu.stream.log.stream_log.StreamLog.recover`."""
         names = self._disk.names()
         firsts = sorted(first for first in map(first_record_of, names) if first is not None)
-        self._uncached = UNSYNCED_NAME in names
         good = self._start(firsts)
         if good:  # it may be complete and still not be safe
             self.unsynced.append(segment_name(firsts[good - 1]))
-            self._open(firsts[good - 1]).close()
         for first in firsts[good:]:
             self._reason = self._enter(first) or ""
             if self._reason:
@@ -110,11 +106,10 @@ class Scan:
         if torn_bytes and not cut_damage:
             self._check_not_damaged(appended, later)
         self.segments = [self._described(first) for first in firsts[:good]]
-        aside = {PREPARED_NAME, UNSYNCED_NAME}
         if torn_bytes:
             self._cut()
-        self._remove(later, sorted(aside & set(names)))
-        known = {*map(segment_name, firsts), *aside, LOCK_NAME}
+        self._remove(later, PREPARED_NAME in names)
+        known = {*map(segment_name, firsts), PREPARED_NAME, LOCK_NAME}
         return Recovery(
             first=firsts[0] if good else appended + 1,
             appended=appended,
@@ -162,7 +157,13 @@ class Scan:
         return ""
 
     def _open(self, first: int) -> File:
-        return self._disk.open(segment_name(first), uncached=self._uncached)
+        """A segment as the device has it: a failed sync may have left what only seems to be there.
+
+        Leaving one segment, its memory serves to read the next.
+        """
+        file = self._disk.open(segment_name(first))
+        file.drop_cache()
+        return file
 
     def _misfit(self, header: SegmentHeader, first: int) -> str:
         check_header(header, self._schema, segment_name(first))
@@ -282,9 +283,11 @@ class Scan:
             cut(self.file, self.tail_bytes)
             self.file.sync()
 
-    def _remove(self, later: list[int], aside: list[str]) -> None:
-        """Remove segments behind the end, the newest first, and what else is not needed."""
-        for name in (*map(segment_name, reversed(later)), *aside):
-            self._disk.remove(name)
-        if later or aside:
+    def _remove(self, later: list[int], prepared: bool) -> None:
+        """Remove segments behind the end, the newest first, and the one that is not begun."""
+        for first in reversed(later):
+            self._disk.remove(segment_name(first))
+        if prepared:
+            self._disk.remove(PREPARED_NAME)
+        if later or prepared:
             self._disk.sync_names()

@@ -26,8 +26,6 @@ FORMAT_VERSION = 1
 SEGMENT_MAGIC = b"INSITLOG"
 #: a segment that was allocated ahead and has no records yet
 PREPARED_NAME = "prepared.log"
-#: an empty file: a sync failed, so what is cached need not be on the disk
-UNSYNCED_NAME = "unsynced"
 _NAME = re.compile(r"segment-(\d{20})\.log")
 _HEADER = struct.Struct("<8sIIQQQqQ")
 # magic, format version, schema bytes, first record, chain before, synced, created at, checksum

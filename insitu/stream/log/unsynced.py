@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from insitu.stream.log.disk import Disk, File
 from insitu.stream.log.errors import LogFailed
-from insitu.stream.log.segment import UNSYNCED_NAME
 from insitu.stream.log.tail import opened
 
 
@@ -101,8 +100,6 @@ class Unsynced:
                 self._disk.sync_names()
         except OSError as error:
             self.broken = f"it could not be synced ({error.strerror or error})"
-            with suppress(OSError):  # for the next start, which may still find it in the cache
-                self._disk.create(UNSYNCED_NAME, 0).close()
             raise self._unusable() from error
 
     def _sync_found(self) -> None:
