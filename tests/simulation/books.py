@@ -20,7 +20,7 @@ import numpy as np
 from insitu.stream.log.record import Kind
 from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.stamp import Position
-from insitu.wire.messages import AckLevel
+from insitu.wire.messages import Ack, AckLevel
 from insitu.wire.sender import SendWindow
 from insitu_service.session import Session
 from simulation.life import Broken, Life, pending, require
@@ -67,6 +67,8 @@ class Books:
         self._cache_was_lost = False
         self._quarantined = self._lost = self._refused = 0  # by this life of the service
         self._unfenced: set[int] = set()  # its sessions that began while nothing could be written
+        self._ends: dict[int, list[tuple[int, int]]] = {}  # by life: (batch, row behind it)
+        self._trained: dict[int, int] = {}  # by life: the newest batch that an ack told
 
     def begin_life(self, producer_id: str, epoch: int, *, poisons: bool) -> Life:
         life = Life(len(self.lives), producer_id, epoch, poisons=poisons)
@@ -81,6 +83,7 @@ class Books:
             self._settled_once[number] = max(rows, self._settled_once.get(number, 0))
         self._quarantined = self._lost = self._refused = 0
         self._unfenced = set()
+        self._trained = {}
 
     def service_begins(self, service: Service, saved: Lineage, *, cache_was_lost: bool) -> None:
         """It knows what it must: its last checkpoint without a log, with one all that was logged.
@@ -92,6 +95,9 @@ class Books:
         """
         if service.log is None:
             self.lineage = saved.copy()
+            for number, ends in self._ends.items():
+                settled = saved.settled.get(number, 0)
+                self._ends[number] = [each for each in ends if each[1] <= settled]
             for producer_id, position in service.positions.items():
                 settled = saved.settled.get(self._life(producer_id, position).number, 0)
                 require(position.rows == settled, f"{producer_id} is restored to {position}")
@@ -116,6 +122,10 @@ class Books:
         least = self._durable.get(number, 0) if cache_was_lost else before
         require(after >= least, f"{life.producer_id}: {after} rows of {least} are in the log")
         lineage.settled[number] = after
+        known = [each for each in self._ends.get(number, []) if each[1] < after]
+        if position is not None and epoch == life.epoch:
+            known.append((position.seq, after))
+        self._ends[number] = known
         for rows in (lineage.lost, lineage.refused):
             rows[number] = {row for row in rows.get(number, ()) if row < after}
 
@@ -152,6 +162,7 @@ class Books:
                 behind = f"{producer_id}: epoch {position.epoch} is taken from behind the fence"
                 require(position.epoch >= newest, behind)
                 self._settle(life, before, position.rows, service)
+                self._ends.setdefault(life.number, []).append((position.seq, position.rows))
             lineage.newest[producer_id] = max(position.epoch, newest)
         for session in service.sessions:
             self._check_fence(session, service)
@@ -202,6 +213,18 @@ class Books:
         )
         require(allowed or not rows, f"{rows} of {life.producer_id} are lost")
         self.lineage.lost.setdefault(life.number, set()).update(rows)
+
+    def after_ack(self, service: Service, session: Session, ack: Ack) -> None:
+        """Nothing waits of what an ack calls trained."""
+        life = self._by_epoch[session.producer_id, session.hello.epoch]
+        if ack.trained <= self._trained.get(life.number, 0):
+            return
+        self._trained[life.number] = ack.trained
+        ends = self._ends.get(life.number, [])
+        end = max((row for seq, row in ends if seq <= ack.trained), default=0)
+        waiting, _ = _waiting(service, probes=False)  # which are never trained
+        early = [row for row in waiting.get(life.number, ()) if row < end]
+        require(not early, f"{early} of {life.producer_id} wait and are told as trained")
 
     def after_producer(self, life: Life, window: SendWindow) -> None:
         """What the window let go of was settled by somebody, and as safely as promised."""
@@ -267,11 +290,11 @@ class Books:
             raise Broken(f"rows {gone} of {life.producer_id} have vanished")
 
 
-def _waiting(service: Service) -> tuple[dict[int, set[int]], int]:
+def _waiting(service: Service, *, probes: bool = True) -> tuple[dict[int, set[int]], int]:
     """Rows in the ring, in the log behind it, and probes that wait, by life; rows refused there."""
     buffer, refused = service.buffer, 0
     rows = read(buffer._ring.records["id"][buffer._scheduler.held()])
-    for probe in service.probes._batches:
+    for probe in service.probes._batches if probes else ():
         rows += read(probe.batch.fields["id"].numpy())
     if service.log is not None and buffer.place.record < service.log.appended:
         reader = service.log.reader(buffer.place.record)

@@ -20,7 +20,7 @@ from insitu.stream.staging import Staging
 from insitu.stream.stamp import Position
 from insitu.tasks import TaskLedger
 from insitu.wire.codec import encode
-from insitu.wire.messages import AckLevel, Message
+from insitu.wire.messages import Ack, AckLevel, Message
 from insitu_service.acknowledger import Acknowledger
 from insitu_service.data_path import DataPath
 from insitu_service.greeting import Terms
@@ -29,7 +29,7 @@ from insitu_service.lobby import Lobby
 from insitu_service.log_syncer import LogSyncer
 from insitu_service.probe_inbox import ProbeInbox
 from insitu_service.reception import Reception
-from insitu_service.session import Sessions
+from insitu_service.session import Session, Sessions
 from insitu_service.turn import Turn
 from simulated_disk import Crashed, SimulatedDisk
 from simulation.learner import Record
@@ -68,6 +68,7 @@ class Service:
     Args:
         disk: of the stream log, where there is one.
         wall_clock: seconds since 1970, which may jump.
+        on_ack: told of every ack that goes out.
         after_event: called after every message, turn, step and sync.
 
     Raises:
@@ -84,6 +85,7 @@ class Service:
         checkpoint: Checkpoint | None,
         *,
         wall_clock: Callable[[], float],
+        on_ack: Callable[[Session, Ack], None],
         after_event: Callable[[], None],
     ) -> None:
         self.settings = settings
@@ -103,6 +105,7 @@ class Service:
         self._network = network
         self._clock = clock
         self._wall_clock = wall_clock
+        self._on_ack = on_ack
         self._after_event = after_event
         self._inbox: deque[tuple[bytes, Frames]] = deque()
         self._drain_text: str | None = None
@@ -250,6 +253,10 @@ class Service:
         self._turn_alarm.within(self.settings.turn_seconds)
 
     def _send(self, identity: bytes, message: Message) -> None:
+        if isinstance(message, Ack):
+            session = self.sessions.of(message.session, identity)
+            if session is not None:
+                self._on_ack(session, message)
         if not self._network.downward(identity, encode(message)):
             self.intake.unsent_messages += 1
 

@@ -12,8 +12,9 @@ from functools import partial
 from random import Random
 
 from insitu.errors import OperatorError
-from insitu.wire.messages import AckLevel
+from insitu.wire.messages import Ack, AckLevel
 from insitu.wire.session import SessionState
+from insitu_service.session import Session
 from simulated_disk import Crashed, Operation, Partly, SimulatedDisk
 from simulation.books import Books, Lineage
 from simulation.faults import Weather, drawn_blows
@@ -187,7 +188,7 @@ class World:
         try:
             service = Service(
                 self.settings, self.network, self.disk, self.clock, self.seed, checkpoint,
-                wall_clock=self._wall_clock, after_event=self._after_service,
+                wall_clock=self._wall_clock, on_ack=self._on_ack, after_event=self._after_service,
             )  # fmt: skip
         except Crashed:
             self._start_later()
@@ -260,6 +261,12 @@ class World:
         if service.given_up and not service.stopping:
             service.drain()
             self._stopped(service)
+
+    def _on_ack(self, session: Session, ack: Ack) -> None:
+        if self.service is not None:
+            before, self.disk.before = self.disk.before, lambda _operation: None
+            self.books.after_ack(self.service, session, ack)
+            self.disk.before = before
 
     def _after_producer(self, producer: Producer) -> None:
         if producer.alive:
