@@ -90,7 +90,7 @@ class Connection:
         except zmq.ZMQError as error:
             self._context.term()
             raise ProducerError(
-                f"endpoint {self._endpoint!r} cannot be used: {error}",
+                f"endpoint {self.endpoint!r} cannot be used: {error}",
                 allowed="tcp://HOST:PORT or ipc://PATH",
             ) from None
         self._waker = Waker()
@@ -104,7 +104,7 @@ class Connection:
         self._thread.start()
 
     @property
-    def _endpoint(self) -> str:
+    def endpoint(self) -> str:
         """Of the service that is in use."""
         return self._endpoints[self._session.failover.index]
 
@@ -164,8 +164,8 @@ class Connection:
         try:
             for option, value in options.items():
                 socket.setsockopt(option, value)
-            self._credentials.arm(socket, self._endpoint)
-            socket.connect(self._endpoint)
+            self._credentials.arm(socket, self.endpoint)
+            socket.connect(self.endpoint)
         except zmq.ZMQError:
             handshakes.close()
             socket.close(linger=0)
@@ -250,11 +250,11 @@ class Connection:
         with self._changed:
             self._session.last_error = error.message
         if self.garbage_messages == 1:
-            logger.warning("%s answers with bytes that are no message: %s", self._endpoint, error)
+            logger.warning("%s answers with bytes that are no message: %s", self.endpoint, error)
 
     def _watch(self) -> None:
         now = time.monotonic()
-        former, switches = self._endpoint, self._session.failover.switches
+        former, switches = self.endpoint, self._session.failover.switches
         with self._changed:
             silent = self.dialogue.gives_up(now)
             if silent:
@@ -273,7 +273,7 @@ class Connection:
             absent = self._session.sessions == 0 and not self._session.over
             if absent and now - self._started_at > _SLOW_START_SECONDS:
                 self._told_absent = True
-                logger.warning("no service at %s yet; going on", self._endpoint)
+                logger.warning("no service at %s yet; going on", self.endpoint)
 
     def _tell_turned(self, former: str) -> None:
         session = self._session
@@ -281,7 +281,7 @@ class Connection:
             "%s does not serve us (%s); turning to %s; so far %d rows may be at two services",
             former,
             session.last_error or "it is silent",
-            self._endpoint,
+            self.endpoint,
             session.uncertain_rows,
         )
 
@@ -293,7 +293,7 @@ class Connection:
             self._refused_at = now
         if fault.text != self._told_fault:
             self._told_fault = fault.text
-            logger.warning("%s: %s; trying again", self._endpoint, fault.text)
+            logger.warning("%s: %s; trying again", self.endpoint, fault.text)
 
     def _tell(self) -> None:
         """One log line when the service is lost or found, not one a message."""
@@ -303,13 +303,13 @@ class Connection:
             return
         if is_open and not self._was_open:
             again = " again" if session.sessions > 1 else ""
-            logger.info("connected to %s%s", self._endpoint, again)
+            logger.info("connected to %s%s", self.endpoint, again)
         elif self._was_open and not is_open:
             if session.over:
-                logger.error("%s: %s", self._endpoint, session.last_error)
+                logger.error("%s: %s", self.endpoint, session.last_error)
             else:
-                logger.warning("lost the service at %s; going on", self._endpoint)
+                logger.warning("lost the service at %s; going on", self.endpoint)
         elif session.over and not self._told_absent and session.sessions == 0:
             self._told_absent = True
-            logger.error("%s: %s", self._endpoint, session.last_error)
+            logger.error("%s: %s", self.endpoint, session.last_error)
         self._was_open = is_open

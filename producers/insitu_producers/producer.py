@@ -7,19 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from insitu.errors import InsituError, InternalError, ProducerError
+from insitu.errors import InsituError, ProducerError
 from insitu.schema import Schema
 from insitu.wire.batches import Label, Span
-from insitu.wire.checksum import checksum
 from insitu.wire.failover import Failover, service_index, service_name
 from insitu.wire.rows import Array
-from insitu.wire.sender import SendWindow
-from insitu.wire.session import Identity, ProducerSession, SessionState
+from insitu.wire.session import Identity, ProducerSession
 from insitu.wire.surviving import SurvivingWindow
 from insitu.wire.values import CURSOR, TASK, Cursor
 from insitu.wire.when_full import when_full as policy_named
@@ -30,51 +28,20 @@ from insitu_producers.columns import (
     as_schema,
     inferred,
 )
-from insitu_producers.connection import BYE_SECONDS, Connection, logger
+from insitu_producers.connection import Connection, logger
 from insitu_producers.credentials import Credentials
 from insitu_producers.host import boot_id, host_id
+from insitu_producers.line import LEVELS, Line, WaitTimeoutError
 from insitu_producers.stats import ProducerStats, read_stats
 from insitu_producers.window_keeper import WindowKeeper
+from insitu_producers.writing import DIGEST_BYTES, digests_of, write
 
-#: how far a row has got at the service, and `flush` waits
-LEVELS = ("accepted", "durable", "trained")
 #: a service is given so long at least to answer at all
 LEAST_FAILOVER_SECONDS = 0.1
 EVALUATE = 1  # insitu.batch.SampleFlag, which this client cannot import: it has torch
 NO_REPLAY = 2
-#: from this size on a push is hashed when it is copied, below when it is sent
-_DIGEST_BYTES = 256 << 10
 #: up to this size a push is copied under the lock, which is cheaper than to take it twice
 _SMALL_BYTES = 64 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """The three parts that exist from when the schema is known."""
-
-    window: SendWindow
-    session: ProducerSession
-    connection: Connection
-
-    def is_open(self) -> bool:
-        return self.session.state is SessionState.OPEN
-
-    def is_clear(self) -> bool:
-        return self.window.books.pending_rows == 0
-
-    def reached(self, level: str, row: int) -> bool:
-        """Whether all rows before this one that were kept have got so far at the service."""
-        window = self.window
-        seq = {"accepted": window.accepted, "durable": window.durable, "trained": window.trained}
-        return row == 0 or window.row_of(seq[level]) >= row
-
-    def settled_rows(self) -> int:
-        books = self.window.books
-        return books.pushed_rows - books.pending_rows
-
-
-class WaitTimeoutError(ProducerError, TimeoutError):
-    """`flush` or `wait_connected` took longer than allowed."""
 
 
 class Producer:
@@ -186,11 +153,6 @@ class Producer:
             self._keeper.close(remove=False)
             raise
 
-    @property
-    def _endpoint(self) -> str:
-        """Of the service that is in use, for messages to people."""
-        return self._endpoints[self._line.session.failover.index if self._line else 0]
-
     # -- pushing -----------------------------------------------------------------------------
 
     def push(
@@ -295,9 +257,9 @@ class Producer:
                 return False
             self._full_since = None
         try:
-            _write(spans, columns)
-            large = rows * window.schema.row_bytes >= _DIGEST_BYTES
-            digests = _digests(spans, window.checksum_kind) if large else ()
+            write(spans, columns)
+            large = rows * window.schema.row_bytes >= DIGEST_BYTES
+            digests = digests_of(spans, window.checksum_kind) if large else ()
         except BaseException:
             with self._changed:
                 window.abandon(spans)
@@ -381,7 +343,7 @@ class Producer:
         identity = replace(self._identity, epoch=self._keeper.epoch)
         session = ProducerSession(window, identity, failover)
         connection = Connection(self._endpoints, session, self._changed, self._credentials)
-        self._line = Line(window, session, connection)
+        self._line = Line(window, session, connection, self._changed)
         return self._line
 
     def _check_usable(self) -> None:
@@ -393,17 +355,8 @@ class Producer:
                 consequence="its thread and its socket did not come along",
                 remedy="start processes with the method 'spawn', or make the Producer afterwards",
             )
-        line = self._line
-        if line is None:
-            return
-        if isinstance(line.connection.failure, InsituError):
-            raise line.connection.failure
-        if line.connection.failure is not None:
-            raise InternalError(f"the producer's I/O thread failed: {line.connection.failure!r}")
-        if line.session.over:
-            raise ProducerError(
-                line.session.last_error, consequence="nothing more is sent by this producer"
-            )
+        if self._line is not None:
+            self._line.check()
 
     def wait_connected(self, timeout: float) -> None:
         """Wait until the service has answered, so that `last_cursor` is known.
@@ -417,7 +370,7 @@ class Producer:
                 "wait_connected before the schema is known",
                 remedy="give Producer(schema=...), or push first",
             )
-        self._wait(self._line.is_open, timeout, f"no service at {self._endpoint}")
+        self._wait(self._line.is_open, timeout, f"no service at {self._line.connection.endpoint}")
 
     def flush(self, timeout_seconds: float = 30.0, *, level: str = "accepted") -> None:
         """Wait until all rows pushed before are accepted, durable or trained.
@@ -468,29 +421,14 @@ class Producer:
                 self._check_usable()
                 left = deadline - time.monotonic()
                 if left <= 0:
+                    assert self._line is not None
+                    line = self._line
                     raise WaitTimeoutError(
-                        f"{what}{self._reason()}: not within {timeout} s, {self._standing()}",
+                        f"{what}{line.reason()}: not within {timeout} s, {line.standing()}",
                         consequence="they stay in the window and are sent when the service takes "
                         "them",
                     )
                 self._changed.wait(left)
-
-    def _standing(self) -> str:
-        """How far the rows have got, for the text of an error."""
-        if self._line is None:
-            return "0 rows are pending"
-        window, welcome = self._line.window, self._line.session.welcome
-        level = "no service" if welcome is None else f"the service promises {welcome.ack_level!r}"
-        return (
-            f"{window.books.pending_rows} rows are pending; of {window.sent_seq} batches "
-            f"{window.accepted} are accepted, {window.durable} durable, {window.trained} trained "
-            f"({level})"
-        )
-
-    def _reason(self) -> str:
-        """What the service, or the connection to it, said last against us."""
-        said = self._line.session.last_error if self._line is not None else ""
-        return f" ({said})" if said else ""
 
     @property
     def last_cursor(self) -> Cursor:
@@ -531,41 +469,14 @@ class Producer:
                 self._wait_asking(line.is_clear, self._linger_seconds, "close")
             self._closed = True
             if self._keeper.survives and not line.is_clear():
-                self._leave(line)
+                line.leave()
+                self._keeper.close(remove=False)
             else:
-                self._end(line, deadline)
+                line.end(deadline)
+                self._keeper.close(remove=True)
         elif line is None:
             self._keeper.close(remove=True)
         self._closed = True
-
-    def _end(self, line: Line, deadline: float) -> None:
-        """The end of the stream; what was not acknowledged is dropped."""
-        with self._changed:  # before BYE, so that it can tell
-            while line.window.drop_oldest_unsent("closed"):
-                pass
-        line.connection.close(min(BYE_SECONDS, max(0.1, deadline - time.monotonic())))
-        with self._changed:
-            line.window.drop_all("closed")
-            left = line.window.books.dropped_rows.get("closed", 0)
-        if left:
-            logger.warning(
-                "closed with %d rows that the service did not acknowledge: %s",
-                left,
-                line.session.last_error or f"no answer from {self._endpoint}",
-            )
-        self._keeper.close(remove=True)
-
-    def _leave(self, line: Line) -> None:
-        """Go without a word; what was not acknowledged waits in its files."""
-        with self._changed:
-            line.session.close()
-        line.connection.close(0)
-        self._keeper.close(remove=False)
-        logger.warning(
-            "closed with %d rows that wait in the window's files: %s",
-            line.window.books.pending_rows,
-            line.session.last_error or f"no answer from {self._endpoint}",
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -581,29 +492,3 @@ class Producer:
 
 def _flags(*, evaluate: bool, replay: bool) -> int:
     return (EVALUATE if evaluate else 0) | (0 if replay else NO_REPLAY)
-
-
-def _write(spans: list[Span], columns: list[Array]) -> None:
-    """Copy the columns' rows into the reserved rows."""
-    if len(spans) == 1:
-        span = spans[0]
-        for field, column in zip(span.slab.fields, columns, strict=True):
-            field[span.start : span.start + span.rows] = column
-        return
-    done = 0
-    for span in spans:
-        for field, column in zip(span.slab.fields, columns, strict=True):
-            field[span.start : span.start + span.rows] = column[done : done + span.rows]
-        done += span.rows
-
-
-def _digests(spans: list[Span], kind: str | None) -> list[tuple[str, int] | None]:
-    """Checksums of large spans, taken now because their bytes are in this core's cache.
-
-    The sending thread, on another core, would fetch them all once more. Small pushes merge, and
-    what they merge to is not known yet.
-    """
-    return [
-        None if kind is None else (kind, checksum(kind, span.slab.bytes_of(span.start, span.rows)))
-        for span in spans
-    ]
