@@ -115,6 +115,7 @@ REASONS: Mapping[str, tuple[str, ...]] = {
     "insitu_refused_handshakes_total": (
         "mechanism",
         "no_key",
+        "not_accepted",
         "protocol",
         "rate",
         "unfinished",
@@ -175,7 +176,8 @@ _STREAM = (
     ),
     _counter(
         "refused_handshakes", "connections", ("reason",),
-        "Connections that were not let in: by their key, their user, their rate, or their form.",
+        "Connections that were not let in: by their key, their user, their rate, their form, or for "
+        "want of file descriptors (not_accepted, once a look).",
     ),
     _counter(
         "cut_connections", "connections", ("reason",),

@@ -8,6 +8,7 @@ monitor of the socket says so.
 from __future__ import annotations
 
 import logging
+import os
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -20,10 +21,13 @@ _log = logging.getLogger("insitu.ingest")
 
 _EVENTS = (
     zmq.EVENT_ACCEPTED
+    | zmq.EVENT_ACCEPT_FAILED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
+#: told in one look at most: while no descriptor is free, ZeroMQ tells of it without end
+_MOST_EVENTS = 1024
 #: between two looks at how long connections are strangers, and how much they sent
 _LOOK_SECONDS = 0.25
 _IDLE_SECONDS = 1.0
@@ -65,6 +69,7 @@ class ConnectionWatch:
         self._intake = intake
         self._max_message_bytes = max_message_bytes
         self._cut_at = 0.0
+        self._crowded = False
 
     @property
     def waits_seconds(self) -> float:
@@ -77,7 +82,8 @@ class ConnectionWatch:
 
         After the messages of a turn, so that a BYE comes before the end of its connection.
         """
-        while True:
+        failed = 0
+        for _ in range(_MOST_EVENTS):
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -93,12 +99,17 @@ class ConnectionWatch:
             elif event == zmq.EVENT_DISCONNECTED:
                 self.strangers.ended(value)
                 self._disconnected(value)
+            elif event == zmq.EVENT_ACCEPT_FAILED:
+                failed = value
+        if failed:
+            self._not_accepted(failed)
         self._intake.connections = len(self.strangers)
 
     def cut(self, now: float) -> None:
         """Shut down the connections that go too far; does nothing within a look's time."""
-        if now - self._cut_at < _LOOK_SECONDS:
+        if now - self._cut_at < _LOOK_SECONDS and not self._crowded:
             return
+        self._crowded = False
         if now - self._cut_at > _STALL_SECONDS:  # stopped, swapped out, or starved
             self.strangers.excuse(now - self._cut_at)
         self._cut_at = now
@@ -116,6 +127,17 @@ class ConnectionWatch:
 
     def close(self) -> None:
         self._router.disable_monitor()
+
+    def _not_accepted(self, error: int) -> None:
+        """No descriptor is left: count it once a look, and cut at once what goes too far."""
+        self._crowded = True
+        self._intake.refused_handshakes["not_accepted"] += 1
+        _log.error(
+            "a connection could not be accepted: %s; raise the limit of file descriptors "
+            "(LimitNOFILE= of systemd, ulimit -Hn), or lower stream.max_connections",
+            os.strerror(error),
+            extra={"key": "not_accepted"},
+        )
 
     def _handshake_failed(self, reason: str) -> None:
         self._intake.refused_handshakes[reason] += 1

@@ -19,6 +19,7 @@ from insitu_service.alarm import Alarm
 from insitu_service.collector import InsituCollector, expose
 from insitu_service.compose import Service, compose
 from insitu_service.daemon import Closable, Daemon
+from insitu_service.descriptors import raise_limit, within_descriptors
 from insitu_service.heap import settle_garbage_collector
 from insitu_service.http import create_app
 from insitu_service.http_server import Certificate, HttpServer, bind_listener
@@ -55,6 +56,8 @@ def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
     configure_logs(config.service.log_level, config.service.log_format, secrets=secrets.texts)
     os.umask(_UMASK)
     _warn_of_the_unsafe(config, secrets)
+    descriptors = raise_limit()
+    config = within_descriptors(config, descriptors)
     listener = bind_listener(config.http.host, config.http.port)
     context: zmq.Context[Any] = zmq.Context()
     try:
@@ -67,12 +70,16 @@ def serve(config: Config, *, resume: bool, reread: Callable[[], Config]) -> int:
                 service.log.syncer.start()
             settle_garbage_collector()
             _announce(service, http)
+
+            def again() -> Config:
+                return within_descriptors(reread(), descriptors)
+
             daemon = Daemon(
                 service.ingest,
                 service.learner,
                 service.commands,
                 Supervisor(),
-                reload=lambda: _reload(service, http, secrets, reread),
+                reload=lambda: _reload(service, http, secrets, again),
                 watchdog=Watchdog(
                     {"ingest": service.ingest.beat, "learner": service.learner_beat},
                     timer_seconds=2 * config.service.hang_seconds + _TIMER_SLACK_SECONDS,
