@@ -38,8 +38,8 @@ Configure = Callable[..., io.StringIO]
 
 @pytest.fixture
 def configured() -> Iterator[Configure]:
-    logger = logging.getLogger("insitu")
-    before = (logger.handlers[:], logger.level, logger.propagate)
+    loggers = [logging.getLogger(name) for name in ("insitu", "uvicorn", "asyncio")]
+    before = [(each, each.handlers[:], each.level, each.propagate) for each in loggers]
 
     def configure(**options: Any) -> io.StringIO:
         stream = io.StringIO()
@@ -47,8 +47,9 @@ def configured() -> Iterator[Configure]:
         return stream
 
     yield configure
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def test_json_lines_have_the_fields(configured: Configure) -> None:
@@ -117,6 +118,15 @@ def test_a_line_that_repeats_is_counted(configured: Configure) -> None:
     assert [each["message"] for each in lines] == ["refused", "other", "refused", *["no key"] * 3]
     assert lines[2]["left_out"] == 999
     assert "left_out" not in lines[0]
+
+
+def test_lines_of_a_library_cannot_flood_the_log(configured: Configure) -> None:
+    stream = configured(form="json")
+    for number in range(5):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request %d received.", number)
+        logging.getLogger("uvicorn.error").warning("another")
+    lines = [json.loads(each)["message"] for each in stream.getvalue().splitlines()]
+    assert lines == ["Invalid HTTP request 0 received.", "another"]
 
 
 def test_invented_keys_do_not_fill_the_memory() -> None:

@@ -2,7 +2,8 @@
 
 Extra fields come as `logger.info("...", extra={"step": 12})`. A line that may repeat
 is given a key, `extra={"key": "quarantined"}`: lines of one logger and key appear at most once in
-an interval, and the next one says how many were left out. Secrets are replaced wherever they are.
+an interval, and the next one says how many were left out. So do lines of libraries with the same
+words. Secrets are replaced wherever they are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 _PROTECTED = "***"
+#: libraries whose warnings strangers can provoke, by requests that are none
+_LIBRARIES = ("asyncio", "uvicorn")
 _MAX_KEYS = 1000  # different keys remembered; a producer can invent names, not fill the memory
 
 
@@ -98,6 +101,8 @@ class RepetitionFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         key = getattr(record, "key", None)
+        if key is None and record.name.partition(".")[0] in _LIBRARIES:
+            key = record.msg  # of a library: a stranger's requests may provoke it at any rate
         if key is None:
             return True
         now, place = self._clock(), (record.name, str(key))
@@ -148,6 +153,8 @@ def configure_logs(
 ) -> logging.Logger:
     """Send the lines of all `insitu` loggers to a stream; the logger at their root.
 
+    Warnings of the libraries that answer strangers go there, too.
+
     Args:
         level: debug, info, warning or error.
         form: `auto` is plain on a terminal, else json.
@@ -161,11 +168,18 @@ def configure_logs(
     handler = LineHandler(stream)
     handler.setFormatter(PlainFormatter(hidden) if plain else JSONFormatter(hidden))
     handler.addFilter(RepetitionFilter(repetition_seconds))
+    for name in _LIBRARIES:
+        _send(logging.getLogger(name), handler, "WARNING")
     logger = logging.getLogger("insitu")
+    _send(logger, handler, level.upper())
+    return logger
+
+
+def _send(logger: logging.Logger, handler: LineHandler, level: str) -> None:
+    """Let a logger's lines go to this handler alone."""
     for old in list(logger.handlers):
         if isinstance(old, LineHandler):
             logger.removeHandler(old)
     logger.addHandler(handler)
-    logger.setLevel(level.upper())
+    logger.setLevel(level)
     logger.propagate = False
-    return logger
