@@ -67,6 +67,8 @@ class Books:
         self._cache_was_lost = False
         self._quarantined = self._lost = self._refused = 0  # by this life of the service
         self._unfenced: set[int] = set()  # its sessions that began while nothing could be written
+        self._seen_losses: set[int] = set()
+        self._lost_to: dict[int, int] = {}  # by life: up to this row nobody has what is missing
         self._ends: dict[int, list[tuple[int, int]]] = {}  # by life: (batch, row behind it)
         self._trained: dict[int, int] = {}  # by life: the newest batch that an ack told
 
@@ -82,8 +84,8 @@ class Books:
         for number, rows in self.lineage.settled.items():
             self._settled_once[number] = max(rows, self._settled_once.get(number, 0))
         self._quarantined = self._lost = self._refused = 0
-        self._unfenced = set()
-        self._trained = {}
+        self._unfenced, self._seen_losses = set(), set()
+        self._trained, self._lost_to = {}, {}
 
     def service_begins(self, service: Service, saved: Lineage, *, cache_was_lost: bool) -> None:
         """It knows what it must: its last checkpoint without a log, with one all that was logged.
@@ -153,6 +155,8 @@ class Books:
         """Positions only grow, within what was pushed, and never for an older epoch."""
         require(not service.intake.refused_messages["internal"], "a message raised")
         lineage = self.lineage
+        for session in service.sessions:
+            self._see_loss(session)
         for producer_id, position in service.positions.items():
             life = self._life(producer_id, position)
             newest = lineage.newest.get(producer_id, 0)
@@ -171,6 +175,14 @@ class Books:
             if service.log.synced == self._record:
                 self._durable.update(lineage.settled)
 
+    def _see_loss(self, session: Session) -> None:
+        """What a session begins with that nobody has, noted in the position now or later."""
+        receiver = session.receiver
+        if receiver.lost_rows and receiver.session not in self._seen_losses:
+            self._seen_losses.add(receiver.session)
+            life = self._by_epoch[session.producer_id, session.hello.epoch]
+            self._lost_to[life.number] = receiver.next_row
+
     def _check_fence(self, session: Session, service: Service) -> None:
         """A session keeps older lives out for ever, unless there was no way to write that down."""
         hello, number = session.hello, session.receiver.session
@@ -187,9 +199,14 @@ class Books:
         self.lineage.settled[life.number] = end
         rows = {row for row in range(first, end) if row not in life.dropped}
         intake = service.intake
-        if intake.lost_samples > self._lost:
-            self._lost = intake.lost_samples
-            self._settle_lost(life, rows)
+        lost = {row for row in rows if row < self._lost_to.get(life.number, 0)}
+        if lost:
+            self._lost += len(lost)
+            counted = f"{len(lost)} rows are lost, {intake.lost_samples} counted"
+            require(intake.lost_samples >= self._lost, counted)
+            self._settle_lost(life, lost)
+            rows -= lost
+        if not rows:
             return
         counted = sum(intake.quarantined_samples.values())
         refused = intake.received_samples - intake.accepted_samples - counted
