@@ -224,3 +224,9 @@ def test_the_table_refuses_names_against_the_rules() -> None:
                        ("insitu_steps_total", "gauge"), ("insitu_build", "info")]:  # fmt: skip
         with pytest.raises(AssertionError):
             Metric(name, kind, "", (), "Wrong.")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", ["1.0.0\x8d", "x.y", "1.0.0.0.0", "", "1e9"])
+def test_an_absurd_version_in_the_accept_header_gets_text(version: str) -> None:
+    text, _ = expose(registry_of([]), f"application/openmetrics-text; version={version}")
+    assert b"insitu_messages_total" in text

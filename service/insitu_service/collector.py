@@ -125,7 +125,10 @@ class InsituCollector(Collector):
 
 def expose(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """The metrics and their content type: OpenMetrics where the Accept header asks for it."""
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # it asks for a version that is no number
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

@@ -8,6 +8,9 @@ import socket
 from concurrent.futures import Future
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
+from insitu_service.collector import expose
 from insitu_service.http import create_app
 from insitu_service.http_server import HttpServer, serve_http
 
@@ -51,7 +54,7 @@ def _server() -> HttpServer:
         return done
 
     app = create_app(
-        exposition=lambda accept: (f"# for {accept}".encode(), "text/plain"),
+        exposition=functools.partial(expose, CollectorRegistry()),
         status=lambda: {"service": {"name": "<fuzzed>", "state": "running"}},
         ready=list,
         alive=lambda: True,
