@@ -271,3 +271,15 @@ def test_arguments_have_defaults() -> None:
 def test_the_handle_is_the_documented_one(service: Service) -> None:
     assert isinstance(service.server, HttpServer)
     assert service.server.url == f"http://127.0.0.1:{service.server.port}"
+
+
+def test_a_caller_that_leaves_within_its_body_is_no_fault_of_ours(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", service.server.port), timeout=10) as line:
+            line.sendall(b"POST /control/stop HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+    assert service.client.get("/livez").status_code == 200
+    service.close()  # answers what is under way first
+    assert "exception" not in caplog.text.lower()
+    assert service.commands.drain() == []

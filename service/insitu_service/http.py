@@ -18,7 +18,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -169,11 +169,15 @@ def _wait_seconds(request: Request) -> float:
 async def _body(request: Request) -> dict[str, Any]:
     """The JSON object in the body; empty when there is no body."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            error = OperatorError("the body is too long", allowed=f"{MAX_BODY_BYTES} bytes")
-            raise RequestError(413, error)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                error = OperatorError("the body is too long", allowed=f"{MAX_BODY_BYTES} bytes")
+                raise RequestError(413, error)
+    except ClientDisconnect:  # nobody hears this, and it is no fault of ours
+        error = OperatorError("the connection ended before the body did")
+        raise RequestError(400, error) from None
     try:
         arguments = json.loads(body) if body.strip() else {}
     except (ValueError, RecursionError) as wrong:
