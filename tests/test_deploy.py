@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import yaml
 
 from daemon import wait_for
 from insitu.checkpoint import list_checkpoints
+from insitu.config import Config
 from insitu.metrics import METRICS
 from insitu_service import exit_codes
 
@@ -57,12 +57,69 @@ def test_every_rule_is_tested() -> None:
 def test_the_unit_gives_up_on_errors_that_a_restart_does_not_mend() -> None:
     unit = (DEPLOY / "systemd" / "insitu@.service").read_text()
     (codes,) = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
-    expected = {exit_codes.USAGE, exit_codes.NON_FINITE, exit_codes.CHECKPOINT}
+    expected = {
+        exit_codes.USAGE, exit_codes.NON_FINITE, exit_codes.CHECKPOINT, exit_codes.PLUGIN
+    }  # fmt: skip
     assert {int(code) for code in codes.split()} == expected
+    assert "\nRestart=on-failure\n" in unit
+
+
+PLACES = {
+    "systemd": "systemd/insitu@.service",
+    "container": "container/Dockerfile",
+    "kubernetes": "kubernetes/insitu.yaml",
+    "slurm": "slurm/insitu.sbatch",
+}
+#: seconds that each leaves between asking to stop and killing
+TIME_TO_STOP = {
+    "systemd": r"^TimeoutStopSec=(\d+)",
+    "container": r"docker stop -t (\d+)",
+    "kubernetes": r"terminationGracePeriodSeconds: (\d+)",
+    "slurm": r"--signal=B:USR1@(\d+)",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_each_goes_on_where_it_was_and_has_the_time_to_stop(place: str) -> None:
+    """The settings that each names exist, so that a new name of one is noticed here."""
+    text = (DEPLOY / PLACES[place]).read_text()
+    assert "--resume-if-any" in text
+    pattern = r"""INSITU__(\w+?)__(\w+)(?:=|, value: )["']?([^\s"'}]*)"""
+    found = {(section.lower(), name.lower()): value
+             for section, name, value in re.findall(pattern, text)}  # fmt: skip
+    for section, name in found:
+        assert name in Config.model_fields[section].annotation.model_fields, (section, name)  # type: ignore[union-attr]
+    assert found["log", "directory"].endswith("/log")
+    assert found["checkpoint", "directory"].endswith("/checkpoints")
+    (seconds,) = re.findall(TIME_TO_STOP[place], text, re.MULTILINE)
+    drain = float(found["service", "drain_seconds"])
+    assert drain + 60 <= float(seconds), "the checkpoint needs time too"
+
+
+def test_kubernetes_gets_one_service_that_keeps_its_state() -> None:
+    text = (DEPLOY / "kubernetes" / "insitu.yaml").read_text()
+    pod, service = yaml.safe_load_all(text)
+    (container,) = pod["spec"]["template"]["spec"]["containers"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert all(
+        variable["value"].startswith(mounted["state"] + "/")
+        for variable in container["env"]
+        if variable["name"].endswith("DIRECTORY")
+    )
+    volumes = [volume["name"] for volume in pod["spec"]["template"]["spec"]["volumes"]]
+    claims = [claim["metadata"]["name"] for claim in pod["spec"]["volumeClaimTemplates"]]
+    assert sorted(mounted) == sorted(volumes + claims)
+    assert service["spec"]["selector"] == pod["spec"]["template"]["metadata"]["labels"]
+    named = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert {port["targetPort"] for port in service["spec"]["ports"]} == set(named)
+    assert container["args"][0].startswith(mounted["run"])
 
 
 def test_systemd_takes_the_unit(need_program: Callable[[str], str], tmp_path: Path) -> None:
-    shutil.copy(DEPLOY / "systemd" / "insitu@.service", tmp_path)
+    unit = (DEPLOY / "systemd" / "insitu@.service").read_text()
+    program = "/opt/insitu/bin/insitu"
+    assert f"ExecStart={program} " in unit
+    (tmp_path / "insitu@.service").write_text(unit.replace(program, sys.executable))
     done = run(need_program("systemd-analyze"), "verify", tmp_path / "insitu@run.service")
     assert "insitu@" not in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr

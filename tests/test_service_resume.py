@@ -210,6 +210,32 @@ def test_nothing_to_resume_from_is_exit_code_6(tmp_path: Path) -> None:
         assert "start without --resume" in daemon.log()
 
 
+@pytest.mark.parametrize("log", [False, True], ids=["without a log", "with a log"])
+def test_one_command_begins_and_goes_on(tmp_path: Path, log: bool) -> None:
+    section = {"log": {"directory": str(tmp_path / "log")}} if log else {}
+    with daemon_in(tmp_path, **section) as daemon:
+        daemon.start("--resume-if-any")
+        assert daemon.status()["service"]["resumed_from"] is None
+        with producer(daemon) as source:
+            push(source, 0, 80)
+            source.flush(20.0)
+        if log:  # before there is any checkpoint
+            daemon.kill()
+            daemon.start("--resume-if-any")
+        daemon.wait_metric("insitu_trained_samples_total", 80, source="fresh")
+        assert daemon.stop() == 0
+        last = newest(daemon)
+
+        daemon.start("--resume-if-any")
+        assert daemon.status()["service"]["resumed_from"] == last.name
+        assert daemon.status()["trainer"]["step"] == 10
+        daemon.kill()
+
+        damage_by_a_cut(last / "manifest.json")
+        daemon.launch("--resume-if-any")
+        assert daemon.wait() == 6, "never anew in silence"
+
+
 def test_a_last_checkpoint_that_cannot_be_written_is_exit_code_3(tmp_path: Path) -> None:
     with daemon_in(tmp_path) as daemon:
         daemon.start()

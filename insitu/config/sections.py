@@ -52,8 +52,8 @@ class ServiceSection(Section):
         float,
         setting(
             "A worker that has not come by for so long hangs: the stacks of all threads go to "
-            "stderr and the process ends with code 8, to be started again with --resume. Longer "
-            "than the longest step, evaluation or compilation.",
+            "stderr and the process ends with code 8, to be started again with --resume-if-any. "
+            "Longer than the longest step, evaluation or compilation.",
             unit="seconds",
             ge=3,
         ),

@@ -24,6 +24,7 @@ MEANINGS: dict[int, str] = {
     CHECKPOINT: "No checkpoint could be resumed from: none is there, or all are damaged; or the "
     "stream log is damaged, or another one than the checkpoint's.",
     PLUGIN: "The operator's own model, objective, strategy or schedule raised an error.",
-    HANG: "A thread of the service hung; stacks are on stderr. Start again with --resume.",
+    HANG: "A thread of the service hung; stacks are on stderr. Start again with --resume or "
+    "--resume-if-any.",
     INTERRUPTED: "A second signal ended the service at once, without draining.",
 }

@@ -75,7 +75,7 @@ class Watchdog:
         )
         _log.critical(
             "hanging: %s; the stacks of all threads follow, and the process ends. Start it again "
-            "with --resume",
+            "with --resume or --resume-if-any",
             ages,
         )
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)

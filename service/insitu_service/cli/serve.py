@@ -13,8 +13,14 @@ from insitu_service.cli import options
 @click.command()
 @options.run_file
 @click.option("--resume", is_flag=True, help="Continue from the newest good checkpoint.")
+@click.option(
+    "--resume-if-any",
+    is_flag=True,
+    help="Continue as --resume does where there is something to continue, else begin: for whoever "
+    "starts the service again and again.",
+)
 @options.overrides
-def serve(run: Path, resume: bool, overrides: tuple[str, ...]) -> int:
+def serve(run: Path, resume: bool, resume_if_any: bool, overrides: tuple[str, ...]) -> int:
     """Run the service that RUN.yaml describes.
 
     SIGTERM or Ctrl-C stops: no new samples, train what is pending, checkpoint, exit 0. A second
@@ -33,5 +39,7 @@ def serve(run: Path, resume: bool, overrides: tuple[str, ...]) -> int:
     if config.trainer.compile and config.checkpoint.directory is not None:
         keep_compiled(config.checkpoint.directory.absolute())
     from insitu_service.serving import serve
+    from insitu_service.traces import leaves_traces
 
+    resume = resume or (resume_if_any and leaves_traces(config))
     return serve(config, resume=resume, reread=read)
