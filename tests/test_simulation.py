@@ -18,8 +18,8 @@ from simulation.life import Broken
 from simulation.run import main, quietly, quietly_no_more, replay, run
 from simulation.world import World
 
-SEEDS = 320
-_PART = 80
+SEEDS = 240
+_PART = 60
 
 #: what must have happened in these schedules, beside every blow, or they prove little
 _EVENTS = (
