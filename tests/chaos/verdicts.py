@@ -15,6 +15,8 @@ from chaos.socket_fuzz import SocketFigures
 MOST_GROWN_BYTES = 16 << 20
 _MOST_GROWN_SHARE = 0.02
 _LEAST_THROUGHPUT_SHARE = 0.95
+#: of a shorter run the intervals are so short that their rates say nothing
+_LEAST_SOAK_SECONDS = 600.0
 _SLOWEST_SECONDS = 5.0
 
 Figures = (
@@ -43,7 +45,9 @@ def _checks(figures: Figures) -> Iterator[tuple[str, bool]]:
         yield "memory grew", abs(figures.grown_share) > _MOST_GROWN_SHARE
         leaked = figures.measures[-1].descriptors - figures.measures[2].descriptors
         yield "descriptors leaked", leaked > 2
-        yield "throughput fell", figures.throughput_share < _LEAST_THROUGHPUT_SHARE
+        settled = figures.measures[-1].at_seconds >= _LEAST_SOAK_SECONDS
+        fell = figures.throughput_share < _LEAST_THROUGHPUT_SHARE
+        yield "throughput fell", settled and fell
     else:
         yield "memory grew", figures.grown_bytes > MOST_GROWN_BYTES
     if isinstance(figures, SocketFigures):
