@@ -143,7 +143,7 @@ def _inlet(config: Config, learning: Learning, *, resumed: bool) -> tuple[Inlet,
         batch_size=batch_size,
         max_batch_bytes=max_batch_bytes(config, buffer.largest_reservation(batch_size)),
     )
-    learning.log_hooks.before_write = log.syncer.sync
+    learning.log_hooks.before_write = log.syncer.sync_or_raise
     learning.log_hooks.after_write = log.retention.look
     return log.inlet, log
 

@@ -87,6 +87,19 @@ class LogSyncer:
             if self._log.synced < self._log.appended:
                 self._sync()
 
+    def sync_or_raise(self) -> None:
+        """One sync for a checkpoint, which names a record and so must not be ahead of the log.
+
+        Raises:
+            LogFailed: what was appended is not durable, and never will be.
+        """
+        self.sync()
+        if self._failure:
+            raise LogFailed(
+                self._failure,
+                consequence="no checkpoint is written: after a restart the log would end before it",
+            )
+
     def _sync(self) -> None:
         self._began_at = began = time.monotonic()
         try:

@@ -224,12 +224,14 @@ class Service:
         """As `LogHooks.before_write`; False when no checkpoint may be written."""
         try:
             if self.syncer is not None:
-                self.syncer.sync()
+                self.syncer.sync_or_raise()
         except Crashed:
             self._crashed()
             return False
+        except LogFailed:
+            return False
         self._after_event()
-        return self.syncer is None or not self.syncer.problem
+        return True
 
     def checkpoint_is_written(self, checkpoint: Checkpoint) -> None:
         """As `LogRetention`, where one checkpoint is kept."""
