@@ -176,8 +176,8 @@ _STREAM = (
     ),
     _counter(
         "refused_handshakes", "connections", ("reason",),
-        "Connections that were not let in: by their key, their user, their rate, their form, or for "
-        "want of file descriptors (not_accepted, once a look).",
+        "Connections that were not let in: by their key, user, rate or form, or for want of "
+        "file descriptors (not_accepted, once a look).",
     ),
     _counter(
         "cut_connections", "connections", ("reason",),

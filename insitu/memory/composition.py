@@ -70,9 +70,15 @@ def composition(memories: Sequence[Contents], now_ns: int) -> Composition:
         by_task=counted(columns[:, Column.TASK]),
         by_producer=counted(columns[:, Column.PRODUCER]),
         by_class=counted(np.concatenate(classes)) if classes else {},
-        age_seconds=quantiles((now_ns - columns[:, Column.PRODUCED_AT_NS]) / 1e9),
+        age_seconds=quantiles(_ages(columns[:, Column.PRODUCED_AT_NS], now_ns)),
         age_samples=quantiles(since),
     )
+
+
+def _ages(produced_at_ns: npt.NDArray[np.int64], now_ns: int) -> npt.NDArray[np.float64]:
+    """Seconds; none is negative, though the producer's clock be ahead of ours or set back."""
+    ages: npt.NDArray[np.float64] = np.maximum(now_ns - produced_at_ns, 0) / 1e9
+    return ages
 
 
 def counted(numbers: Indices) -> dict[int, int]:

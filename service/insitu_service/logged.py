@@ -19,6 +19,7 @@ from insitu.stream.log.recovery import Recovery
 from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.logged_inlet import LoggedInlet
 from insitu.stream.staging import Staging
+from insitu.stream.steady_clock import SteadyClock
 from insitu.wire.messages import AckLevel
 from insitu_service.log_syncer import LogSyncer
 
@@ -119,13 +120,14 @@ def open_log(
         OperatorError: it cannot be had, does not go with the checkpoint, or holds a stream that
             nobody asked to resume.
     """
-    disk = FileSystemDisk(directory)
+    disk, clock = FileSystemDisk(directory), SteadyClock()
     log = StreamLog(
         disk,
         buffer.schema,
         segment_bytes=section.segment_bytes,
         keep_bytes=section.keep_bytes,
         keep_seconds=section.keep_seconds,
+        clock=clock,
     )
     syncer = LogSyncer(
         log,
@@ -142,9 +144,11 @@ def open_log(
         most_rows=buffer.largest_reservation(batch_size),
         spill_samples=section.spill_bytes // row_bytes,
         on_appended=syncer.notice,
+        clock=clock,
     )
     began = time.monotonic()
     recovery = inlet.recover()
+    clock.not_before(log.newest_segment_at_ns)
     if not resumed and log.appended:
         raise OperatorError(
             f"the stream log in {directory} holds {log.appended} records of an earlier run",

@@ -117,6 +117,11 @@ class StreamLog:
         return sum(segment.size_bytes for segment in self._segments.all())
 
     @property
+    def newest_segment_at_ns(self) -> int:
+        """When the newest segment was begun, by the clock of the log; 0 without any."""
+        return max((segment.created_at_ns for segment in self._segments.all()), default=0)
+
+    @property
     def segments(self) -> int:
         """How many files hold records."""
         return len(self._segments.all())
