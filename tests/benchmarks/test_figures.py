@@ -7,6 +7,7 @@ Each prints its table whether it is reached or not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from insitu_service.bench import (
     hebbian,
     idle,
     ingest,
+    log,
     replay,
     strategies,
     training,
@@ -34,6 +36,13 @@ def held(title: str, comparisons: Sequence[Comparison]) -> None:
 
 def test_ingest() -> None:
     held("ingest", ingest.measure(rounds=5, total_bytes=1 << 30))
+
+
+def test_the_stream_log(tmp_path: Path) -> None:
+    held("log", log.measure(rounds=5, total_bytes=1 << 29, root=tmp_path))
+    accepts, back, rate = log.measure_recovery(1 << 30, tmp_path)
+    assert accepts < log.RECOVERY_TARGET_SECONDS
+    assert back >= rate
 
 
 def test_training_beside_a_saturating_producer() -> None:
