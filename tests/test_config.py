@@ -29,7 +29,7 @@ from insitu.config import (
 )
 from insitu.config.document import parse, scalar, written
 from insitu.config.override import PREFIX
-from insitu.config.sections import HookSection
+from insitu.config.service import HookSection
 from insitu.errors import OperatorError
 from insitu.hooks import EVENTS
 

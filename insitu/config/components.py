@@ -11,17 +11,10 @@ from typing import Any
 
 from insitu.component import Component, catalogue, find
 from insitu.config.check import option_problems
+from insitu.config.continual import DetectionSection, MemorySection, StrategySection
+from insitu.config.learning import ModelSection, ObjectiveSection, OptimizerSection, ScheduleSection
 from insitu.config.problem import Path, Problem
-from insitu.config.sections import (
-    DetectionSection,
-    HookSection,
-    MemorySection,
-    ModelSection,
-    ObjectiveSection,
-    OptimizerSection,
-    ScheduleSection,
-    StrategySection,
-)
+from insitu.config.service import HookSection
 from insitu.config.stream import StreamSection
 from insitu.errors import InsituError, OperatorError, did_you_mean
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from insitu.config.buffer import BufferSection
 from insitu.config.clients import read_clients
 from insitu.config.problem import ConfigError, Problem
+from insitu.config.records import EvaluationSection
 from insitu.config.secrets import read_secret_key, read_token
-from insitu.config.sections import BufferSection, EvaluationSection, HttpSection
+from insitu.config.service import HttpSection
 from insitu.config.stream import CurveSection, StreamSection
 from insitu.errors import OperatorError
 

@@ -10,30 +10,25 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from insitu.component import find
+from insitu.config.buffer import BufferSection, PaceSection
 from insitu.config.check import validated
 from insitu.config.components import PACKAGES, component_problems
+from insitu.config.continual import DetectionSection, StrategySection
 from insitu.config.document import parse
+from insitu.config.learning import (
+    ModelSection,
+    ObjectiveSection,
+    OptimizerSection,
+    ScheduleSection,
+    TrainerSection,
+)
 from insitu.config.log import LogSection
 from insitu.config.machine import machine_problems
 from insitu.config.override import apply, from_arguments, from_environment
 from insitu.config.problem import ConfigError, Problem
+from insitu.config.records import CheckpointSection, EvaluationSection
 from insitu.config.rules import broken_rules
-from insitu.config.sections import (
-    BufferSection,
-    CheckpointSection,
-    DetectionSection,
-    EvaluationSection,
-    HookSection,
-    HttpSection,
-    ModelSection,
-    ObjectiveSection,
-    OptimizerSection,
-    PaceSection,
-    ScheduleSection,
-    ServiceSection,
-    StrategySection,
-    TrainerSection,
-)
+from insitu.config.service import HookSection, HttpSection, ServiceSection
 from insitu.config.setting import Section, setting
 from insitu.config.stream import StreamSection
 from insitu.errors import did_you_mean

@@ -11,18 +11,13 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from insitu.config.buffer import BufferSection, PaceSection
+from insitu.config.continual import DetectionSection, StrategySection
+from insitu.config.learning import TrainerSection
 from insitu.config.log import LogSection
 from insitu.config.problem import Problem
-from insitu.config.sections import (
-    BufferSection,
-    CheckpointSection,
-    DetectionSection,
-    HookSection,
-    HttpSection,
-    PaceSection,
-    StrategySection,
-    TrainerSection,
-)
+from insitu.config.records import CheckpointSection
+from insitu.config.service import HookSection, HttpSection
 from insitu.config.stream import StreamSection
 from insitu.errors import did_you_mean
 

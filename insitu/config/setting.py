@@ -23,6 +23,12 @@ def setting(description: str, *, unit: str = "", **constraints: Any) -> Any:
     return Field(description=description, json_schema_extra=extra, **constraints)
 
 
+Options = Annotated[
+    dict[str, Any], setting("Its options; the tables of components list them with their ranges.")
+]
+COMPONENT_NAME = "One of ours by its name, or your own as package.module:factory."
+
+
 class Section(BaseModel):
     """A group of settings: immutable, and strict about names and types."""
 

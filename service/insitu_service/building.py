@@ -10,7 +10,7 @@ from torch import nn
 
 from insitu.component import find
 from insitu.config import Config
-from insitu.config.sections import StrategySection
+from insitu.config.continual import StrategySection
 from insitu.criterion import Criterion
 from insitu.detection import Detector, DriftWatch
 from insitu.errors import InsituError, OperatorError, PluginError

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from insitu.config.sections import HttpSection
+from insitu.config.service import HttpSection
 from insitu.errors import InternalError, OperatorError
 
 _START_SECONDS = 30.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from insitu.config.sections import MemorySection
+from insitu.config.continual import MemorySection
 from insitu.errors import OperatorError
 from insitu.memory.base import Memory
 from insitu.memory.composition import composition
