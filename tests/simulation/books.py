@@ -13,38 +13,16 @@ checkpoint when the service is restored. For every row pushed exactly one of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import numpy as np
-
 from insitu.stream.log.record import Kind
 from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.stamp import Position
 from insitu.wire.messages import Ack, AckLevel
 from insitu.wire.sender import SendWindow
 from insitu_service.session import Session
+from simulation.audit import audit_service, waiting_rows
 from simulation.life import Broken, Life, pending, require
-from simulation.samples import SCHEMA, read
+from simulation.lineage import Lineage
 from simulation.service import Service
-
-
-@dataclass
-class Lineage:
-    """What the service knows: the next row of each life, the newest epochs, and what it lost."""
-
-    settled: dict[int, int] = field(default_factory=dict)
-    newest: dict[str, int] = field(default_factory=dict)
-    lost: dict[int, set[int]] = field(default_factory=dict)
-    refused: dict[int, set[int]] = field(default_factory=dict)
-
-    def copy(self) -> Lineage:
-        return Lineage(
-            dict(self.settled), dict(self.newest), _copied(self.lost), _copied(self.refused)
-        )
-
-
-def _copied(rows: dict[int, set[int]]) -> dict[int, set[int]]:
-    return {life: set(numbers) for life, numbers in rows.items()}
 
 
 class Books:
@@ -239,7 +217,7 @@ class Books:
         self._trained[life.number] = ack.trained
         ends = self._ends.get(life.number, [])
         end = max((row for seq, row in ends if seq <= ack.trained), default=0)
-        waiting, _ = _waiting(service, probes=False)  # which are never trained
+        waiting, _ = waiting_rows(service, probes=False)  # which are never trained
         early = [row for row in waiting.get(life.number, ()) if row < end]
         require(not early, f"{early} of {life.producer_id} wait and are told as trained")
 
@@ -265,39 +243,10 @@ class Books:
     def audit(self, service: Service | None, windows: dict[int, SendWindow]) -> None:
         """Look at every row; `windows` are those of the producers that live, by their lives."""
         if service is not None:
-            waiting, refusals_waiting = _waiting(service)
-        missing = 0
+            audit_service(service, self.lives, self.lineage, self._when_full)
         for life in self.lives:
-            if service is not None:
-                missing += self._audit_settled(life, service, waiting.get(life.number, set()))
-            window = windows.get(life.number)
-            if window is not None:
+            if (window := windows.get(life.number)) is not None:
                 self._audit_pending(life, window)
-        if service is not None:
-            dropped = service.dropped + refusals_waiting
-            refused = sum(map(len, self.lineage.refused.values()))
-            require(not dropped or self._when_full != "block", f"{dropped} rows were dropped")
-            if self._when_full == "drop_newest":
-                require(refused == dropped, f"{dropped} rows were dropped, {refused} refused")
-                dropped = 0
-            require(missing == dropped, f"{missing} rows are missing, {dropped} were dropped")
-
-    def _audit_settled(self, life: Life, service: Service, waiting: set[int]) -> int:
-        """How many settled rows are nowhere, and not quarantined, lost, refused, or never sent."""
-        lineage, number, record = self.lineage, life.number, service.record
-        settled = lineage.settled.get(number, 0)
-        drawn, probed = record.drawn.get(number, set()), record.probed.get(number, set())
-        if not (waiting.isdisjoint(drawn) and waiting.isdisjoint(probed)):
-            raise Broken(f"doubled: {waiting & (drawn | probed)} are here again")
-        gone = lineage.lost.get(number, set()) | lineage.refused.get(number, set())
-        absent = gone | life.dropped | life.poisoned
-        for present in (waiting, drawn, probed):
-            if max(present, default=-1) >= settled:
-                raise Broken(f"{present} came without a position")
-            if not absent.isdisjoint(present):
-                raise Broken(f"{absent & present} came and may not have")
-        here = len(waiting) + len(drawn) + len(probed)
-        return settled - here - len([row for row in absent if row < settled])
 
     def _audit_pending(self, life: Life, window: SendWindow) -> None:
         settled = self.lineage.settled.get(life.number, 0)
@@ -305,25 +254,3 @@ class Books:
         gone = set(range(known, life.pushed)).difference(pending(window), life.dropped)
         if gone:
             raise Broken(f"rows {gone} of {life.producer_id} have vanished")
-
-
-def _waiting(service: Service, *, probes: bool = True) -> tuple[dict[int, set[int]], int]:
-    """Rows in the ring, in the log behind it, and probes that wait, by life; rows refused there."""
-    buffer, refused = service.buffer, 0
-    rows = read(buffer._ring.records["id"][buffer._scheduler.held()])
-    for probe in service.probes._batches if probes else ():
-        rows += read(probe.batch.fields["id"].numpy())
-    if service.log is not None and buffer.place.record < service.log.appended:
-        reader = service.log.reader(buffer.place.record)
-        while (record := reader.next()) is not None:
-            if record.kind in (Kind.BATCH, Kind.PROBE):
-                ids = np.frombuffer(record.payload, SCHEMA.numpy_row)["id"]
-                rows += read(ids if record.keep is None else ids[record.keep])
-            elif record.kind == Kind.REFUSE:
-                refused += record.rows
-        reader.close()
-    require(len(set(rows)) == len(rows), "a row waits twice")
-    found: dict[int, set[int]] = {}
-    for life, row in rows:
-        found.setdefault(life, set()).add(row)
-    return found, refused

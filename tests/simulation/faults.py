@@ -42,7 +42,7 @@ class Weather:
         return Weather(self.delay_seconds)
 
 
-#: what befalls processes and connections; the names of methods of `World`
+#: what befalls processes and connections; the names of methods of `Machine` and `Fleet`
 BLOWS = (
     "cut", "block_both_ways", "block_upward", "block_downward",
     "crash_service", "crash_service_in_a_turn", "stop_service", "stall_service", "stall_learner",

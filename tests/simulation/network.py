@@ -85,6 +85,12 @@ class Network:
         self._random = random
         self._connections = 0
 
+    def heal(self) -> None:
+        """The same distances, without faults."""
+        self.weather = self.weather.calm()
+        for link in self.links.values():
+            link.upward_blocked_until = link.downward_blocked_until = 0.0
+
     # connections
 
     def connect(self, socket: Socket) -> None:

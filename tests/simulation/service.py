@@ -7,34 +7,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from insitu.stream.buffer import StreamBuffer
 from insitu.stream.inlet import Inlet
 from insitu.stream.log.errors import LogFailed
 from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.logged_inlet import LoggedInlet
-from insitu.stream.pacing import FixedPace, FreePace, Pace
-from insitu.stream.policies import FIFO, FIRO, Policy
-from insitu.stream.staging import Staging
 from insitu.stream.stamp import Position
-from insitu.tasks import TaskLedger
 from insitu.wire.codec import encode
-from insitu.wire.messages import Ack, AckLevel, Message
-from insitu_service.acknowledger import Acknowledger
-from insitu_service.data_path import DataPath
-from insitu_service.greeting import Terms
+from insitu.wire.messages import Ack, Message
 from insitu_service.intake import Intake
-from insitu_service.lobby import Lobby
 from insitu_service.log_syncer import LogSyncer
 from insitu_service.probe_inbox import ProbeInbox
-from insitu_service.reception import Reception
 from insitu_service.session import Session, Sessions
 from insitu_service.turn import Turn
 from simulated_disk import Crashed, SimulatedDisk
+from simulation.composition import make_buffer, make_logged_inlet, make_reception
 from simulation.learner import Record
 from simulation.network import Frames, Network
-from simulation.samples import ROW_BYTES, SCHEMA, door
 from simulation.settings import Settings
 from simulation.virtual_clock import Alarm, VirtualClock
 
@@ -45,21 +33,6 @@ class Checkpoint:
 
     buffer: Mapping[str, Any]
     record: Record
-
-
-def make_buffer(settings: Settings, clock: VirtualClock, seed: int) -> StreamBuffer:
-    policy: Policy = (FIFO if settings.policy == "fifo" else FIRO)(settings.capacity_samples)
-    pace: Pace = FreePace(linger_seconds=0.3) if settings.free_pace else FixedPace()
-    return StreamBuffer(
-        SCHEMA,
-        settings.capacity_samples,
-        policy,
-        pace,
-        TaskLedger(most_tasks=4),
-        when_full=settings.when_full,  # type: ignore[arg-type]
-        generator=torch.Generator().manual_seed(seed),
-        clock=clock,
-    )
 
 
 class Service:
@@ -115,8 +88,9 @@ class Service:
         self._sync_alarm = Alarm(clock, self._sync)
         self.log: StreamLog | None = None
         self.syncer: LogSyncer | None = None
-        self.inlet = self._inlet(disk) if settings.has_log else Inlet(self.buffer, self.probes.take)
-        self._turn = Turn(self._compose(), self.inlet, clock.now)
+        self.inlet = self._inlet(disk)
+        reception = make_reception(settings, self.inlet, self.sessions, self.intake, self._send)
+        self._turn = Turn(reception, self.inlet, clock.now)
         self.buffer.on_room = self.wake
         network.listen(self._receive)
         self._turn_alarm.within(0.0)
@@ -125,51 +99,18 @@ class Service:
             self._sync_alarm.within(settings.sync_seconds)
 
     def _inlet(self, disk: SimulatedDisk) -> Inlet:
-        """As `insitu_service.logged.open_log` makes it, on another disk."""
         settings = self.settings
-        durable = settings.ack_level == AckLevel.DURABLE
-
-        def wall_ns() -> int:
-            return int(self._wall_clock() * 1e9)
-
-        self.log = StreamLog(disk, SCHEMA, segment_bytes=settings.segment_bytes, clock=wall_ns)
-        self.syncer = LogSyncer(
-            self.log, at_once=durable, interval_seconds=settings.sync_seconds, on_synced=self.wake
-        )
-        inlet = LoggedInlet(
-            self.buffer, self.probes.take, self.log,
-            Staging(SCHEMA, settings.capacity_samples),
-            most_rows=self.buffer.largest_reservation(settings.batch_size),
-            spill_samples=settings.spill_samples,
+        if not settings.has_log:
+            return Inlet(self.buffer, self.probes.take)
+        inlet, self.syncer = make_logged_inlet(
+            settings, self.buffer, self.probes.take, disk,
+            wall_ns=lambda: int(self._wall_clock() * 1e9),
             on_appended=lambda: self._sync_alarm.within(settings.sync_seconds),
-            clock=wall_ns,
+            on_synced=self.wake,
         )  # fmt: skip
+        self.log = inlet.log
         inlet.recover()
         return inlet
-
-    def _compose(self) -> Reception:
-        """As `insitu_service.compose.compose_ingest` makes it, without the socket."""
-        settings, inlet = self.settings, self.inlet
-        rows = inlet.largest_reservation(settings.batch_size)
-        ring_share = max(1, min(rows, inlet.capacity_samples // 2)) * ROW_BYTES
-        terms = Terms(
-            SCHEMA, frozenset({"s"}), None, 100, settings.max_fragment_bytes, ring_share,
-            settings.when_full, heartbeat_seconds=settings.heartbeat_seconds,
-            ack_level=settings.ack_level,
-        )  # fmt: skip
-        acknowledger = Acknowledger(
-            self.sessions, inlet, self._send, row_bytes=ROW_BYTES,
-            always_room=settings.when_full != "block",
-        )  # fmt: skip
-        lobby = Lobby(
-            self.sessions, inlet, terms, acknowledger, self.intake, self._send,
-            timeout_seconds=settings.timeout_seconds,
-        )  # fmt: skip
-        data_path = DataPath(
-            inlet, door(), acknowledger, self.intake, self._send,
-            drops_newest=settings.when_full == "drop_newest",
-        )  # fmt: skip
-        return Reception(self.sessions, lobby, data_path, acknowledger, self.intake, self._send)
 
     # what others look at
 
