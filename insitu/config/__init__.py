@@ -1,9 +1,9 @@
 """The configuration of a service: one YAML file, checked as a whole before anything starts.
 
-`service`, `stream`, `buffer`, `learning`, `continual`, `records` and `log` declare every setting once,
-with its unit, range and meaning; `rules` says what settings must have in common; `components` checks
-names and options of models, objectives, strategies and memories; `machine` checks files and memory.
-All problems come in one error.
+`service`, `stream`, `buffer`, `learning`, `continual`, `records` and `log` declare every setting
+once, with its unit, range and meaning; `rules` says what settings must have in common;
+`components` checks names and options of models, objectives, strategies and memories; `machine`
+checks files and memory. All problems come in one error.
 """
 
 from __future__ import annotations
