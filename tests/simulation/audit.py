@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from insitu.stream.log.record import Kind
 from simulation.learner import Record
 from simulation.life import Broken, Life, require

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+
 from insitu.stream.buffer import StreamBuffer
 from insitu.stream.inlet import Inlet, ProbeSink
 from insitu.stream.log.stream_log import StreamLog

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
+
 from mutations.base import mutations
 from simulation.life import Broken
 from simulation.world import Outcome, World

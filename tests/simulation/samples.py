@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from insitu.schema import Schema
 from insitu.wire.batches import Span
 from insitu_service.door import Door

@@ -7,10 +7,11 @@ from random import Random
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
+
 from insitu.wire.slabs import SlabPool
 from insitu.wire.surviving import Operation, SurvivingWindow
 from insitu.wire.values import MAX_BATCH_ROWS
-from numpy.typing import NDArray
 from simulation.samples import SCHEMA
 
 
