@@ -212,7 +212,7 @@ class Books:
     def after_ack(self, service: Service, session: Session, ack: Ack) -> None:
         """Nothing waits of what an ack calls trained."""
         life = self._by_epoch[session.producer_id, session.hello.epoch]
-        if ack.trained <= self._trained.get(life.number, 0):
+        if ack.trained <= self._trained.get(life.number, 0) or not service.log_is_readable:
             return
         self._trained[life.number] = ack.trained
         ends = self._ends.get(life.number, [])
@@ -242,7 +242,7 @@ class Books:
 
     def audit(self, service: Service | None, windows: dict[int, SendWindow]) -> None:
         """Look at every row; `windows` are those of the producers that live, by their lives."""
-        if service is not None:
+        if service is not None and service.log_is_readable:
             audit_service(service, self.lives, self.lineage, self._when_full)
         for life in self.lives:
             if (window := windows.get(life.number)) is not None:

@@ -121,6 +121,11 @@ class Service:
         return inlet._positions if isinstance(inlet, LoggedInlet) else self.buffer.positions()
 
     @property
+    def log_is_readable(self) -> bool:
+        """A sync that failed may have forgotten what it should have written."""
+        return self.log is None or not self.log.broken
+
+    @property
     def dropped(self) -> int:
         """Rows that the buffer has dropped."""
         return self.buffer._scheduler.counters.dropped
