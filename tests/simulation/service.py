@@ -83,6 +83,7 @@ class Service:
         self._inbox: deque[tuple[bytes, Frames]] = deque()
         self._drain_text: str | None = None
         self._woken = False
+        self._in_a_turn = False  # that had looked up when the drain began, as threads may
         self._turn_alarm = Alarm(clock, self._take_turn)
         self._step_alarm = Alarm(clock, self._step)
         self._sync_alarm = Alarm(clock, self._sync)
@@ -149,6 +150,7 @@ class Service:
     def drain(self) -> None:
         """Take nothing new; the learner trains what is pending."""
         self._drain_text = "the service stops"
+        self._in_a_turn = self.steps % 2 == 1
         self.buffer.end()
         self.wake()
         self._step_alarm.within(0.0)
@@ -229,7 +231,9 @@ class Service:
     def _turn_now(self, now: float) -> None:
         turn, inbox = self._turn, self._inbox
         turn.begin(now)
-        if self._woken:
+        if self._in_a_turn:
+            self._in_a_turn = False
+        elif self._woken:
             self._woken = False
             turn.look_up(self._drain_text)
         idle = not inbox
