@@ -11,7 +11,6 @@ NOBLOCK; a message that cannot go out is counted and the protocol repeats what m
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from insitu.wire.codec import encode
 from insitu.wire.messages import Message
 from insitu_service.beat import Beat
 from insitu_service.connection_watch import ConnectionWatch
+from insitu_service.doorbell import Doorbell
 from insitu_service.gatekeeper import Gatekeeper
 from insitu_service.intake import Intake
 from insitu_service.reception import Reception
@@ -87,10 +87,7 @@ class Ingest:
         self._gatekeeper = gatekeeper
         self.beat = beat
         self._clock = clock
-        self._ours, self._theirs = socket.socketpair()
-        self._ours.setblocking(False)
-        self._theirs.setblocking(False)
-        self._woken = False
+        self._bell = Doorbell()
         self._stopping = False
         self._drain_text: str | None = None
         self._recheck = False
@@ -99,12 +96,7 @@ class Ingest:
 
     def wake(self) -> None:
         """There is room in the buffer again, or something else to look at."""
-        if not self._woken:
-            self._woken = True
-            try:
-                self._theirs.send(b"x")
-            except OSError:
-                return  # it is full of wake-ups already, or the thread has ended
+        self._bell.ring()
 
     def drain(self, text: str) -> None:
         """Take nothing new from now on."""
@@ -129,7 +121,7 @@ class Ingest:
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._watch.socket, zmq.POLLIN)
         poller.register(self._gatekeeper.socket, zmq.POLLIN)
-        poller.register(self._ours.fileno(), zmq.POLLIN)
+        poller.register(self._bell.fileno(), zmq.POLLIN)
         try:
             while not self._stopping:
                 seconds = min(self._turn.waits_seconds, self._watch.waits_seconds)
@@ -141,8 +133,7 @@ class Ingest:
             self._watch.close()
             self._gatekeeper.close()
             self._router.close()
-            self._ours.close()
-            self._theirs.close()
+            self._bell.close()
 
     def _take_turn(self, events: dict[object, int]) -> None:
         self.beat()
@@ -150,9 +141,8 @@ class Ingest:
         self._turn.begin(now)
         if self._gatekeeper.socket in events:
             self._gatekeeper.answer()
-        if self._ours.fileno() in events:
-            self._woken = False
-            self._ours.recv(4096)  # read why before sleeping again
+        if self._bell.fileno() in events:
+            self._bell.answer()
             self._look_at_keys()
             self._turn.look_up(self._drain_text)
         if self._router in events:
