@@ -56,6 +56,7 @@ class Machine:
         self._on_ended = ended
         self._tell = tell
         self._saved: tuple[Checkpoint | None, Lineage] = (None, Lineage())
+        self._checkpoints = self._written = 0
         self._disk_full_until = self._disk_fails_until = 0.0
         self._dies_after_operations: int | None = None
         self._cache_was_lost = False
@@ -154,11 +155,21 @@ class Machine:
     def checkpoint(self) -> None:
         """Taken now, on the disk a little later; the log is synced up to it first."""
         if self.service is not None:
-            taken = self.service, self.service.checkpoint(), self._books.lineage.copy()
-            self.clock.after(self.random.choice((0.0, 0.1, 1.0)), partial(self._write, *taken))
+            self.clock.after(self.random.choice((0.0, 0.1, 1.0)), self._taken(self.service))
 
-    def _write(self, service: Service, checkpoint: Checkpoint, lineage: Lineage) -> None:
+    def _taken(self, service: Service) -> Callable[[], None]:
+        """A checkpoint of this moment, to be written."""
+        self._checkpoints += 1
+        lineage = self._books.lineage.copy()
+        return partial(self._write, self._checkpoints, service, service.checkpoint(), lineage)
+
+    def _write(
+        self, number: int, service: Service, checkpoint: Checkpoint, lineage: Lineage
+    ) -> None:
+        if number < self._written:  # the writer keeps their order: this one came before
+            return
         if service.alive and service.sync_for_checkpoint():
+            self._written = number
             self._saved = checkpoint, lineage
             service.checkpoint_is_written(checkpoint)
 
@@ -172,7 +183,7 @@ class Machine:
     def _stopped(self, service: Service) -> None:
         if service.alive:
             service.buffer.shut()
-            self._write(service, service.checkpoint(), self._books.lineage.copy())
+            self._taken(service)()
             self.clock.after(self.random.uniform(0.001, 1.0), partial(self._ended, service))
 
     def _ended(self, service: Service) -> None:
