@@ -24,7 +24,7 @@ from served import books_balance
 from test_service_resume import differences
 
 EXAMPLES = Path(__file__).parent.parent / "deploy" / "examples"
-FILES = sorted(EXAMPLES.glob("*.yaml"))
+FILES = sorted(EXAMPLES.glob("hebbian_*.yaml"))
 
 
 def example(name: str, directory: Path, **model_options: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import copy
 import math
 from pathlib import Path
@@ -405,10 +406,11 @@ def test_the_factor_multiplies_every_gain() -> None:
 
 def test_the_configuration_on_the_page_learns() -> None:
     page = (Path(__file__).parent.parent / "insitu" / "docs" / "hebbian.md").read_text()
-    text = page.split("## Keeping what was learned")[1].split("The third factor of")[0]
+    text = page.split("## Keeping what was learned")[1]
+    text = re.search(r"^    model.*(?:\n(?:    .*)?)*", text, re.MULTILINE)[0]
     fields = {"x": {"dtype": "float32", "shape": [6]}, "y": {"dtype": "int64", "shape": []}}
     stream = {"names": ["s"], "endpoints": ["tcp://127.0.0.1:*"], "fields": fields}
-    config = check_config({**yaml.safe_load(text[text.index("    model") :]), "stream": stream})
+    config = check_config({**yaml.safe_load(text), "stream": stream})
     trainer = build_trainer(config, torch.device("cpu"))
     learn(trainer, range(3))
     assert trainer.skipped_steps == 0
