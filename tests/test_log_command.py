@@ -101,15 +101,20 @@ def test_verify_finds_nothing_wrong_with_a_good_log(
     assert out.endswith("no flaws\n")
 
 
-def test_verify_names_what_is_damaged(
-    disk: FileSystemDisk, capsys: pytest.CaptureFixture[str]
-) -> None:
+def _damage_the_second_of_four(disk: FileSystemDisk) -> None:
+    """A log of four batches, each synced, and one bit of the second changed afterwards."""
     log, *_ = opened(disk)
     for value in range(1, 5):
         batch(log, value)
         log.sync()
     log.close()
     _flip(disk.directory / segment_name(1), 96 + 160 + 130)
+
+
+def test_verify_names_what_is_damaged(
+    disk: FileSystemDisk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _damage_the_second_of_four(disk)
     code, out, err = _log(capsys, "verify", disk.directory)
     assert code == exit_codes.CHECKPOINT
     assert "wrong: record 2 does not match its digest" in err
@@ -397,12 +402,7 @@ def test_export_of_some_records(
 def test_export_leaves_out_what_is_damaged(
     disk: FileSystemDisk, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    log, *_ = opened(disk)
-    for value in range(1, 5):
-        batch(log, value)
-        log.sync()
-    log.close()
-    _flip(disk.directory / segment_name(1), 96 + 160 + 130)
+    _damage_the_second_of_four(disk)
     target = tmp_path / "rows.npz"
     code, _, err = _log(capsys, "export", disk.directory, "--output", target)
     assert code == exit_codes.CHECKPOINT
@@ -414,12 +414,7 @@ def test_export_leaves_out_what_is_damaged(
 def test_cut_gives_up_what_is_damaged_and_the_log_goes_on(
     disk: FileSystemDisk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log, *_ = opened(disk)
-    for value in range(1, 5):
-        batch(log, value)
-        log.sync()
-    log.close()
-    _flip(disk.directory / segment_name(1), 96 + 160 + 130)
+    _damage_the_second_of_four(disk)
     code, _, err = _log(capsys, "cut", disk.directory, "--yes")
     assert (code, "another service" in err) == (exit_codes.RESOURCE, True)
     directory = disk.directory

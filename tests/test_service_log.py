@@ -12,17 +12,13 @@ from daemon import Daemon, wait_for
 from forked import ForkedCommand
 from insitu.checkpoint import list_checkpoints, read_checkpoint
 from served import books_balance, config, producer, push
-from test_service_resume import differences
+from test_service_resume import differences, newest
 
 
 def daemon_in(directory: Path, **sections: Any) -> Daemon:
     directory.mkdir(exist_ok=True)
     log = {"directory": str(directory / "log"), **sections.pop("log", {})}
     return Daemon(directory, config(directory, log=log, **sections))
-
-
-def newest(daemon: Daemon) -> Path:
-    return list_checkpoints(Path(daemon.config["checkpoint"]["directory"]))[-1]
 
 
 def test_killed_at_any_moment_it_learns_what_it_would_have(tmp_path: Path) -> None:

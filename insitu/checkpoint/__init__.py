@@ -9,6 +9,7 @@ from insitu.checkpoint.reading import (
     Restored,
     newest_good,
     read_checkpoint,
+    read_manifest,
     verify_checkpoint,
 )
 from insitu.checkpoint.retention import prune
@@ -28,6 +29,7 @@ __all__ = [
     "newest_good",
     "prune",
     "read_checkpoint",
+    "read_manifest",
     "remove_leftovers",
     "verify_checkpoint",
     "write_checkpoint",

@@ -87,8 +87,22 @@ def newest_good(root: Path) -> Restored | None:
     )
 
 
+def read_manifest(path: Path) -> Manifest:
+    """What a checkpoint says of itself; its other files are not looked at.
+
+    Raises:
+        CheckpointDamaged: the manifest is missing, cut short or altered.
+        OperatorError: a newer insitu wrote it.
+    """
+    return _manifest_and_tree(path)[0]
+
+
+def _manifest_and_tree(path: Path) -> tuple[Manifest, Any]:
+    return Manifest.decode(_read(path / MANIFEST_NAME), path / MANIFEST_NAME)
+
+
 def _verified(path: Path) -> tuple[Manifest, Any]:
-    manifest, tree = Manifest.decode(_read(path / MANIFEST_NAME), path / MANIFEST_NAME)
+    manifest, tree = _manifest_and_tree(path)
     for name, entry in manifest.files.items():
         _check_file(path / name, entry)
     return manifest, tree

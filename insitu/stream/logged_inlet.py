@@ -27,7 +27,7 @@ from insitu.stream.log.reader import LogReader
 from insitu.stream.log.record import Kind, Record
 from insitu.stream.log.recovery import Recovery
 from insitu.stream.log.stream_log import StreamLog
-from insitu.stream.playback import Playback
+from insitu.stream.playback import Playback, enter_mark
 from insitu.stream.ring import Bytes, Reservation
 from insitu.stream.staging import Staging
 from insitu.stream.stamp import Place, Position, Stamp, provenance
@@ -295,16 +295,9 @@ class LoggedInlet(Inlet):
                 return False
             self._marks.popleft()
             if self._playback is None:
-                self._enter(mark, Place(number, self.log.chain))
+                place = Place(number, self.log.chain)
+                enter_mark(self._buffer, mark.kind, mark.producer_id, place)
         return not self._marks
-
-    def _enter(self, mark: Mark, place: Place) -> None:
-        if mark.kind == Kind.LEAVE:
-            self._buffer.leave(mark.producer_id, place=place)
-        elif mark.kind == Kind.END:
-            self._buffer.end(place=place)
-        else:
-            self._buffer.reopen(place=place)
 
     def _look_after_log(self) -> None:
         """Reserve room ahead, which also tells whether the log can be written (again)."""

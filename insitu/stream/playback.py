@@ -25,6 +25,21 @@ class Records(Protocol):
     def next(self) -> Record | None: ...
 
 
+#: kinds of records that only mark a place in the stream
+MARKS = frozenset({Kind.LEAVE, Kind.END, Kind.REOPEN})
+
+
+def enter_mark(buffer: StreamBuffer, kind: Kind, producer_id: str, place: Place) -> bool:
+    """Let a mark in; False when the buffer is shut.
+
+    Args:
+        producer_id: who leaves; means nothing for the others.
+    """
+    if kind == Kind.LEAVE:
+        return buffer.leave(producer_id, place=place)
+    return (buffer.end if kind == Kind.END else buffer.reopen)(place=place)
+
+
 class Playback:
     """Feeds a buffer from records.
 
@@ -73,14 +88,10 @@ class Playback:
     def _enter(self, record: Record) -> bool:
         """False when there is no room, or the buffer is shut."""
         buffer, place = self._buffer, Place(record.number, record.chain)
-        if record.kind == Kind.END:
-            return buffer.end(place=place)
-        if record.kind == Kind.REOPEN:
-            return buffer.reopen(place=place)
         stamp = record.stamp
+        if record.kind in MARKS:
+            return enter_mark(buffer, record.kind, stamp.producer_id if stamp else "", place)
         assert stamp is not None, "every other record is stamped"
-        if record.kind == Kind.LEAVE:
-            return buffer.leave(stamp.producer_id, place=place)
         if record.kind == Kind.SKIP:
             return buffer.skip(stamp, record.rows, place=place)
         if record.kind == Kind.REFUSE:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from insitu.checkpoint import Manifest, list_checkpoints
-from insitu.checkpoint.directory import MANIFEST_NAME
+from insitu.checkpoint import list_checkpoints, read_manifest
 from insitu.config.log import LogSection
 from insitu.errors import OperatorError
 from insitu.stream.buffer import StreamBuffer
@@ -89,10 +88,9 @@ class LogRetention:
         """The newest record in a checkpoint; None when nobody can resume from it."""
         if path.name in self._records:
             return self._records[path.name]
-        file = path / MANIFEST_NAME
         try:
-            return int(Manifest.decode(file.read_bytes(), file)[0].info.get(RECORD, 0))
-        except (OSError, OperatorError):
+            return int(read_manifest(path).info.get(RECORD, 0))
+        except OperatorError:
             return None
 
 

@@ -23,7 +23,7 @@ from insitu_service.bench.service_parts import running_ingest
 SIZES = {1 << 20: (1 << 14, 0.80), 1 << 16: (1 << 14, 0.65), 1 << 12: (1 << 12, 0.50)}
 CPU_TARGET = 1.25
 _RING_BYTES = 64 << 20
-_BATCH_SAMPLES = 64
+BATCH_SAMPLES = 64
 
 
 def _push(
@@ -51,7 +51,7 @@ def measure_ingest(push_bytes: int, sample_bytes: int, total_bytes: int) -> Thro
     rows = push_bytes // sample_bytes
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    with running_ingest(_config(sample_bytes)) as service:
+    with running_ingest(stream_config(sample_bytes)) as service:
         buffer = service.buffer
         arguments = (service.ingest.endpoints[0], push_bytes, sample_bytes, pushes, theirs)
         child = spawn.Process(target=_push, args=arguments)
@@ -71,14 +71,15 @@ def measure_ingest(push_bytes: int, sample_bytes: int, total_bytes: int) -> Thro
 def _draw(buffer: Any, samples: int) -> None:
     drawn = 0
     while drawn < samples:
-        draw = buffer.draw(_BATCH_SAMPLES, 60.0)
+        draw = buffer.draw(BATCH_SAMPLES, 60.0)
         assert draw is not None, "the stream has stalled"
         assert draw.batch is not None
         drawn += draw.batch.rows
         buffer.release(draw)
 
 
-def _config(sample_bytes: int) -> dict[str, Any]:
+def stream_config(sample_bytes: int) -> dict[str, Any]:
+    """A service that only receives: a ring of 64 MiB, drawn from as fast as it fills."""
     return {
         "stream": {
             "names": ["bench"],
@@ -89,7 +90,7 @@ def _config(sample_bytes: int) -> dict[str, Any]:
         "pace": {"kind": "free", "linger_seconds": 0.05},
         "model": {"name": "mlp_autoencoder", "options": {"hidden": [8], "latent": 2}},
         "objective": {"name": "reconstruct", "options": {"input": "x"}},
-        "trainer": {"batch_size": _BATCH_SAMPLES, "threads": 1, "device": "cpu"},
+        "trainer": {"batch_size": BATCH_SAMPLES, "threads": 1, "device": "cpu"},
         "http": {"port": 0},
     }
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from insitu_service.bench.comparison import Comparison, compare, in_turn, print_table
+from insitu_service.bench.ingest import BATCH_SAMPLES, stream_config
 from insitu_service.bench.service_parts import running_ingest
 from insitu_service.compose import Service
 
@@ -28,8 +29,6 @@ TARGETS = {"logged": 0.70, "durable": 0.55}
 RECOVERY_TARGET_SECONDS = 2.0
 _PUSH_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 14
-_RING_BYTES = 64 << 20
-_BATCH_SAMPLES = 64
 _WARM_PUSHES = 256
 _RELEASED_SAMPLES = (128 << 20) // _SAMPLE_BYTES
 
@@ -51,26 +50,11 @@ def _push(endpoint: str, level: str, pushes: int, results: Connection) -> None:
 
 def measure_level(level: str, total_bytes: int, root: Path) -> float:
     """Bytes a second from another process into batches, acknowledged at this level."""
-    pushes, rows = total_bytes // _PUSH_BYTES, _PUSH_BYTES // _SAMPLE_BYTES
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
     with (
         tempfile.TemporaryDirectory(dir=root) as name,
         running_ingest(_config(level, Path(name))) as service,
     ):
-        arguments = (service.ingest.endpoints[0], level, pushes, theirs)
-        child = spawn.Process(target=_push, args=arguments)
-        child.start()
-        _draw(service, _WARM_PUSHES * rows)
-        assert ours.recv() == "done"
-        began = time.perf_counter()
-        ours.send("go on")
-        _draw(service, pushes * rows)
-        assert ours.recv() == "done"
-        seconds = time.perf_counter() - began
-        ours.send("end")
-        child.join()
-    return pushes * _PUSH_BYTES / seconds
+        return _pass_through(service, level, total_bytes)
 
 
 def measure_recovery(log_bytes: int, root: Path) -> tuple[float, float, float]:
@@ -81,7 +65,7 @@ def measure_recovery(log_bytes: int, root: Path) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory(dir=root) as name:
         directory = Path(name)
         with running_ingest(_config("logged", directory)) as service:
-            rate = _fill(service, log_bytes)
+            rate = _pass_through(service, "logged", log_bytes, releases=False)
         began = time.perf_counter()
         with running_ingest(_config("logged", directory), resume=True) as service:
             accepts = time.perf_counter() - began
@@ -92,30 +76,32 @@ def measure_recovery(log_bytes: int, root: Path) -> tuple[float, float, float]:
     return accepts, back, rate
 
 
-def _fill(service: Service, log_bytes: int) -> float:
-    """Push so much and draw it; bytes a second."""
-    pushes, rows = log_bytes // _PUSH_BYTES, _PUSH_BYTES // _SAMPLE_BYTES
+def _pass_through(
+    service: Service, level: str, total_bytes: int, *, releases: bool = True
+) -> float:
+    """Push so much from another process, draw it here, wait for the last ack; bytes a second."""
+    pushes, rows = total_bytes // _PUSH_BYTES, _PUSH_BYTES // _SAMPLE_BYTES
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    arguments = (service.ingest.endpoints[0], "logged", pushes, theirs)
+    arguments = (service.ingest.endpoints[0], level, pushes, theirs)
     child = spawn.Process(target=_push, args=arguments)
     child.start()
-    _draw(service, _WARM_PUSHES * rows, releases=False)
+    _draw(service, _WARM_PUSHES * rows, releases=releases)
     assert ours.recv() == "done"
     began = time.perf_counter()
     ours.send("go on")
-    _draw(service, pushes * rows, releases=False)
-    rate = pushes * _PUSH_BYTES / (time.perf_counter() - began)
+    _draw(service, pushes * rows, releases=releases)
     assert ours.recv() == "done"
+    seconds = time.perf_counter() - began
     ours.send("end")
     child.join()
-    return rate
+    return pushes * _PUSH_BYTES / seconds
 
 
 def _draw(service: Service, samples: int, *, releases: bool = True) -> None:
     buffer, drawn, released = service.buffer, 0, 0
     while drawn < samples:
-        draw = buffer.draw(_BATCH_SAMPLES, 60.0)
+        draw = buffer.draw(BATCH_SAMPLES, 60.0)
         assert draw is not None, "the stream has stalled"
         if draw.batch is not None:
             drawn += draw.batch.rows
@@ -127,21 +113,8 @@ def _draw(service: Service, samples: int, *, releases: bool = True) -> None:
 
 def _config(level: str, directory: Path) -> dict[str, Any]:
     log = {} if level == "received" else {"directory": str(directory / "log"), "ack_level": level}
-    return {
-        "stream": {
-            "names": ["bench"],
-            "endpoints": ["tcp://127.0.0.1:*"],
-            "fields": {"x": {"dtype": "float32", "shape": [_SAMPLE_BYTES // 4]}},
-        },
-        "buffer": {"policy": "fifo", "capacity_samples": _RING_BYTES // _SAMPLE_BYTES},
-        "pace": {"kind": "free", "linger_seconds": 0.05},
-        "model": {"name": "mlp_autoencoder", "options": {"hidden": [8], "latent": 2}},
-        "objective": {"name": "reconstruct", "options": {"input": "x"}},
-        "trainer": {"batch_size": _BATCH_SAMPLES, "threads": 1, "device": "cpu"},
-        "checkpoint": {"directory": str(directory / "checkpoints"), "every_seconds": None},
-        "log": log,
-        "http": {"port": 0},
-    }
+    checkpoints = {"directory": str(directory / "checkpoints"), "every_seconds": None}
+    return stream_config(_SAMPLE_BYTES) | {"checkpoint": checkpoints, "log": log}
 
 
 def measure(rounds: int, total_bytes: int, root: Path) -> list[Comparison]:
