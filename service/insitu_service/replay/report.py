@@ -48,14 +48,19 @@ def draw(results: Sequence[ReplayResult], directory: Path) -> Path:
     """The loss over the steps, a curve a configuration."""
     from matplotlib.figure import Figure
 
-    from insitu_service.demo.figure import COLOURS
+    from insitu_service.demo.figure import COLOURS, MARKERS
 
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for index, result in enumerate(results):
-        steps = [(place + 1) * WINDOW_STEPS for place in range(len(result.losses))]
+        windows = len(result.losses)
+        steps = [min((place + 1) * WINDOW_STEPS, result.steps) for place in range(windows)]
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(steps, result.losses, color=colour, linewidth=1.6, label=result.name)
+        marker = MARKERS[index % len(MARKERS)] if windows <= 30 else ""  # one point has no line
+        axes.plot(
+            steps, result.losses,
+            color=colour, marker=marker, markersize=4, linewidth=1.6, label=result.name,
+        )  # fmt: skip
     axes.set_xlabel("step")
     axes.set_ylabel(f"loss of fresh samples, mean of {WINDOW_STEPS} steps")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
