@@ -25,17 +25,17 @@ from insitu.wire.sender import SendWindow
 from insitu.wire.session import Identity, ProducerSession
 from insitu.wire.values import Payload
 from insitu_producers.dialogue import Dialogue
-from insitu_service.acknowledger import Acknowledger
-from insitu_service.data_path import DataPath
-from insitu_service.door import Door
-from insitu_service.greeting import Terms
-from insitu_service.intake import Intake
-from insitu_service.lobby import Lobby
-from insitu_service.probe_inbox import ProbeInbox
-from insitu_service.quota import Quotas
-from insitu_service.reception import Reception
-from insitu_service.session import Sessions
-from insitu_service.turn import Turn
+from insitu_service.ingest.acknowledger import Acknowledger
+from insitu_service.ingest.data_path import DataPath
+from insitu_service.ingest.door import Door
+from insitu_service.ingest.greeting import Terms
+from insitu_service.ingest.intake import Intake
+from insitu_service.ingest.lobby import Lobby
+from insitu_service.ingest.quota import Quotas
+from insitu_service.ingest.reception import Reception
+from insitu_service.ingest.session import Sessions
+from insitu_service.ingest.turn import Turn
+from insitu_service.learning.probe_inbox import ProbeInbox
 
 SCHEMA = Schema.of({"x": ("float32", (12,))})
 ROW = SCHEMA.row_bytes

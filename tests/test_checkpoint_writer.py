@@ -17,7 +17,7 @@ from insitu.checkpoint import (
     verify_checkpoint,
 )
 from insitu.errors import OperatorError
-from insitu_service.checkpoint_writer import CheckpointCounters, CheckpointWriter
+from insitu_service.recording.checkpoint_writer import CheckpointCounters, CheckpointWriter
 
 TIMEOUT_SECONDS = 30.0
 

@@ -26,8 +26,8 @@ from insitu_service.cli.client import ServiceClient, UnreachableError
 from insitu_service.cli.push import read_arrays
 from insitu_service.cli.run import code_of, run
 from insitu_service.commands import COMMANDS, CommandQueue
-from insitu_service.http import create_app
-from insitu_service.http_server import HttpServer, PortError, serve_http
+from insitu_service.http.application import create_app
+from insitu_service.http.server import HttpServer, PortError, serve_http
 from peer import Peer
 
 RUN = {

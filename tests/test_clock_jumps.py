@@ -17,7 +17,7 @@ from insitu.memory.composition import composition
 from insitu.stream.log.disk import FileSystemDisk
 from insitu.stream.steady_clock import SteadyClock
 from insitu.wire.messages import Ack
-from insitu_service.tally import Tally
+from insitu_service.learning.tally import Tally
 from learning import Setup, make_memory
 from logged import batch, opened
 

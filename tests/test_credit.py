@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insitu_service.credit import window_bytes
+from insitu_service.ingest.credit import window_bytes
 
 RING = 1 << 20
 

@@ -19,7 +19,7 @@ from insitu.layers.linear import HebbianLinear
 from insitu.layers.rules.softhebb import SoftHebb
 from insitu.objectives.base import Objective
 from insitu.strategies.base import Observation
-from insitu_service.documentation_pages import docstring, paragraph
+from insitu_service.documentation.pages import docstring, paragraph
 from learning import assert_same, copied, generator, make_objective
 
 DETECTORS = sorted(catalogue("insitu.detection"))

@@ -20,10 +20,10 @@ from insitu.metrics import METRICS
 from insitu_service import exit_codes
 from insitu_service.cli.run import insitu as command_line
 from insitu_service.commands import COMMANDS
-from insitu_service.documentation import main, outdated, pages, updated
-from insitu_service.documentation_tables import TABLES, settings, unit
-from insitu_service.http import ADDRESSES
-from insitu_service.logs import configure_logs
+from insitu_service.documentation.__main__ import main, outdated, pages, updated
+from insitu_service.documentation.tables import TABLES, settings, unit
+from insitu_service.http.application import ADDRESSES
+from insitu_service.monitoring.logs import configure_logs
 
 DOCS = Path(insitu.__file__).parent / "docs"
 SETTINGS = dict(settings(Config, ""))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from insitu.schema import DTYPES, Schema
-from insitu_service.door import Door
+from insitu_service.ingest.door import Door
 
 FLOATING = ["float16", "float32", "float64", "complex64", "complex128"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from insitu_service.doorbell import Doorbell
+from insitu_service.ingest.doorbell import Doorbell
 
 RINGS = 20_000
 

@@ -9,8 +9,8 @@ import yaml
 
 from insitu.config import load_config
 from insitu.stream.stamp import Stamp
-from insitu_service.beat import Beat
-from insitu_service.learning import Learning, build_learning
+from insitu_service.learning.learning import Learning, build_learning
+from insitu_service.supervision.beat import Beat
 from served import SCHEMA, config
 
 

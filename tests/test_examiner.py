@@ -9,8 +9,8 @@ import torch
 from insitu.batch import Batch, Column
 from insitu.evaluation import EvaluationMatrix, ProbeSets
 from insitu.tasks import TaskLedger
-from insitu_service.examiner import Examiner
-from insitu_service.probe_inbox import Probe, ProbeInbox
+from insitu_service.learning.examiner import Examiner
+from insitu_service.learning.probe_inbox import Probe, ProbeInbox
 
 
 def examiner(ledger: TaskLedger) -> tuple[Examiner, ProbeInbox, ProbeSets]:

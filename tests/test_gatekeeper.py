@@ -16,14 +16,14 @@ from insitu.config import Client, check_config
 from insitu.errors import InternalError
 from insitu.schema import Schema
 from insitu.wire.messages import PROTOCOL_VERSION, Hello, RefusalCode, Refused
-from insitu_service.allow_list import NO_KEY, AllowList
-from insitu_service.endpoints import SocketTerms, bind_router
-from insitu_service.gatekeeper import Gatekeeper
-from insitu_service.greeting import Terms
-from insitu_service.intake import Intake
-from insitu_service.rate_limit import RateLimit
-from insitu_service.secrecy import Secrets
-from insitu_service.session import Origin, Sessions
+from insitu_service.ingest.endpoints import SocketTerms, bind_router
+from insitu_service.ingest.gatekeeper import Gatekeeper
+from insitu_service.ingest.greeting import Terms
+from insitu_service.ingest.intake import Intake
+from insitu_service.ingest.session import Origin, Sessions
+from insitu_service.security.allow_list import NO_KEY, AllowList
+from insitu_service.security.rate_limit import RateLimit
+from insitu_service.security.secrecy import Secrets
 from keyed import Pair
 
 SERVER, ALICE, BOB = (Pair.made() for _ in range(3))

@@ -17,9 +17,9 @@ import torch
 
 from insitu.errors import InternalError, OperatorError
 from insitu.hooks import COMMON_FIELDS, EVENTS
-from insitu_service.hook_actions import CallFunction, PostJson, RunCommand, encode_event
-from insitu_service.hook_runner import Hook, HookRunner, HookStatus
-from insitu_service.hook_worker import QUEUE_EVENTS
+from insitu_service.hooks.actions import CallFunction, PostJson, RunCommand, encode_event
+from insitu_service.hooks.runner import Hook, HookRunner, HookStatus
+from insitu_service.hooks.worker import QUEUE_EVENTS
 
 TIMEOUT_SECONDS = 30.0
 

@@ -15,8 +15,8 @@ import pytest
 
 from insitu.errors import InternalError, OperatorError
 from insitu_service.commands import COMMANDS, CommandQueue
-from insitu_service.http import MAX_BODY_BYTES, create_app, finite
-from insitu_service.http_server import HttpServer, PortError, bind_listener, serve_http
+from insitu_service.http.application import MAX_BODY_BYTES, create_app, finite
+from insitu_service.http.server import HttpServer, PortError, bind_listener, serve_http
 
 
 class Service:

@@ -24,13 +24,13 @@ from insitu.config import load_config
 from insitu.stream.inlet import Inlet
 from insitu.wire.checksum import checksum
 from insitu.wire.messages import Ack, Bye, Data, Fenced, Nack, NackCode, NoSession
-from insitu_service.building import build_buffer
 from insitu_service.compose import compose_ingest
-from insitu_service.door import Door, Refusal, Views
-from insitu_service.ingest import Ingest
-from insitu_service.intake import Intake
-from insitu_service.probe_inbox import ProbeInbox
-from insitu_service.session import Sessions
+from insitu_service.ingest.door import Door, Refusal, Views
+from insitu_service.ingest.ingest import Ingest
+from insitu_service.ingest.intake import Intake
+from insitu_service.ingest.session import Sessions
+from insitu_service.learning.building import build_buffer
+from insitu_service.learning.probe_inbox import ProbeInbox
 from peer import wait_until
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from insitu.stream.log.errors import LogFailed
 from insitu.stream.log.stream_log import StreamLog
-from insitu_service.log_syncer import LogSyncer
+from insitu_service.stream_log.syncer import LogSyncer
 from logged import SCHEMA, batch, counting_clock
 from simulated_disk import Operation, SimulatedDisk
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from insitu_service.logs import RepetitionFilter, configure_logs
-from insitu_service.progress import LiveTable, PlainLines, line, show_progress, table
+from insitu_service.monitoring.logs import RepetitionFilter, configure_logs
+from insitu_service.monitoring.progress import LiveTable, PlainLines, line, show_progress, table
 from insitu_service.status import figures
 
 STATUS: dict[str, Any] = {

@@ -11,8 +11,8 @@ import torch
 from insitu.batch import Batch
 from insitu.config import Config, check_config
 from insitu.errors import InsituError
-from insitu_service.building import build_trainer
-from insitu_service.memories import memories, memory_fill
+from insitu_service.learning.building import build_trainer
+from insitu_service.learning.memories import memories, memory_fill
 from served import config
 
 _CPU = torch.device("cpu")

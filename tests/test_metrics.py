@@ -20,7 +20,7 @@ from insitu.errors import InternalError
 from insitu.hooks import ALERTS
 from insitu.metrics import LABELS, METRICS, OTHER, REASONS, Metric
 from insitu.report import PHASES
-from insitu_service.collector import InsituCollector, Reading, expose
+from insitu_service.monitoring.collector import InsituCollector, Reading, expose
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

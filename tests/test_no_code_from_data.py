@@ -24,14 +24,14 @@ LOADERS = {"BaseLoader", "CBaseLoader", "SafeLoader", "CSafeLoader"}
 
 #: (file, what): why it may stand there
 ALLOWED = {
-    ("service/insitu_service/hook_actions.py", "/bin/sh -c"): (
+    ("service/insitu_service/hooks/actions.py", "/bin/sh -c"): (
         "a line that the operator wrote in the configuration; the event comes on its stdin"
     ),
     ("insitu/component.py", "import_module"): "package.module:factory of the configuration",
     ("insitu/config/components.py", "import_module"): "the same, to check its options",
     ("insitu/strategies/third_factor.py", "import_module"): "a function of the configuration",
-    ("service/insitu_service/hook_actions.py", "import_module"): "a hook of the configuration",
-    ("service/insitu_service/documentation_pages.py", "import_module"): "our own modules",
+    ("service/insitu_service/hooks/actions.py", "import_module"): "a hook of the configuration",
+    ("service/insitu_service/documentation/pages.py", "import_module"): "our own modules",
     ("service/insitu_service/cli/bench.py", "import_module"): "our own, from a fixed choice",
     ("producers/insitu_producers/sources/catalogue.py", "import_module"): "our own, from a list",
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import served
 from daemon import Daemon, wait_for
-from insitu_service.quota import Quotas, TokenBucket
+from insitu_service.ingest.quota import Quotas, TokenBucket
 from served import SCHEMA, arrays, config, producer
 
 ROW = 48

@@ -12,7 +12,7 @@ import pytest
 
 from daemon import Daemon, wait_for
 from insitu.config import check_config
-from insitu_service.descriptors import connections_within, within_descriptors
+from insitu_service.supervision.descriptors import connections_within, within_descriptors
 from keyed import free_port
 from served import books_balance, config, producer, push, wait_log
 

@@ -16,8 +16,8 @@ from insitu.checkpoint import list_checkpoints, read_checkpoint
 from insitu.config import ConfigError, check_config
 from insitu.errors import OperatorError
 from insitu_producers import Producer
-from insitu_service.building import build_trainer
 from insitu_service.cli.control import control_commands
+from insitu_service.learning.building import build_trainer
 from served import CLASSES, arrays, books_balance, config, producer, push, wait_log
 
 DETECTION: list[dict[str, Any]] = [{"name": "adwin", "cooldown_steps": 30}]

@@ -19,7 +19,7 @@ from insitu.config import load_config
 from insitu_producers import Producer
 from insitu_producers.sources.catalogue import open_stream
 from insitu_producers.sources.feed import Push
-from insitu_service.building import build_network
+from insitu_service.learning.building import build_network
 from served import books_balance
 from test_service_resume import differences
 

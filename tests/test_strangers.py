@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 
 from daemon import wait_for
-from insitu_service.rate_limit import PeerRateLimits
-from insitu_service.strangers import Strangers, received_bytes
+from insitu_service.security.rate_limit import PeerRateLimits
+from insitu_service.security.strangers import Strangers, received_bytes
 
 #: descriptors that no process has open
 ONE, TWO = 1_000_001, 1_000_002

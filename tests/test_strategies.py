@@ -15,7 +15,7 @@ from insitu.errors import OperatorError
 from insitu.normalisation import Normaliser
 from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import Trainer
-from insitu_service.documentation_pages import PARAGRAPHS, docstring, paragraph
+from insitu_service.documentation.pages import PARAGRAPHS, docstring, paragraph
 from learning import (
     HEBBIAN,
     LABELLED,

@@ -32,7 +32,7 @@ from insitu.schema import Schema
 from insitu.strategies.kernel_plasticity import KernelPlasticityStrategy
 from insitu.strategies.third_factor import ThirdFactor, ThirdFactorOptions
 from insitu.trainer import Trainer
-from insitu_service.building import build_trainer
+from insitu_service.learning.building import build_trainer
 from learning import (
     LABELLED,
     Setup,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from insitu.report import StepReport
-from insitu_service.tally import Tally
+from insitu_service.learning.tally import Tally
 
 
 def report(step: int, score: Callable[[], float]) -> StepReport:

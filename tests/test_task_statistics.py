@@ -16,7 +16,7 @@ from insitu.layers.task_statistics import TasksInProgress, rows_of_tasks
 from insitu.layers.update import HebbianUpdate
 from insitu.models.hebbian import Hebbian
 from insitu.trainer import Trainer
-from insitu_service.building import build_trainer
+from insitu_service.learning.building import build_trainer
 from learning import assert_same, copied, generator
 
 CHANNELS = 3

@@ -9,14 +9,14 @@ from insitu.stream.inlet import Inlet
 from insitu.stream.pacing import FixedPace
 from insitu.stream.policies import FIFO
 from insitu.tasks import TaskLedger
-from insitu_service.acknowledger import Acknowledger
-from insitu_service.data_path import DataPath
-from insitu_service.greeting import Terms
-from insitu_service.intake import Intake
-from insitu_service.lobby import Lobby
-from insitu_service.reception import Reception
-from insitu_service.session import Sessions
-from insitu_service.turn import Turn
+from insitu_service.ingest.acknowledger import Acknowledger
+from insitu_service.ingest.data_path import DataPath
+from insitu_service.ingest.greeting import Terms
+from insitu_service.ingest.intake import Intake
+from insitu_service.ingest.lobby import Lobby
+from insitu_service.ingest.reception import Reception
+from insitu_service.ingest.session import Sessions
+from insitu_service.ingest.turn import Turn
 from simulation.samples import ROW_BYTES, SCHEMA, door
 
 

@@ -15,11 +15,11 @@ from insitu.stream.log.disk import FileSystemDisk
 from insitu.stream.log.record import Kind
 from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.stamp import Stamp
-from insitu_service.alarm import Alarm
-from insitu_service.beat import Beat
 from insitu_service.exit_codes import HANG
-from insitu_service.log_syncer import LogSyncer
-from insitu_service.watchdog import Watchdog
+from insitu_service.stream_log.syncer import LogSyncer
+from insitu_service.supervision.alarm import Alarm
+from insitu_service.supervision.beat import Beat
+from insitu_service.supervision.watchdog import Watchdog
 
 SCHEMA = Schema.of({"x": ("int64", ())})
 
@@ -127,7 +127,7 @@ def test_what_is_appended_at_the_end_is_synced_before_the_thread_is_gone(tmp_pat
 
 
 def test_a_sync_that_takes_long_is_a_problem(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("insitu_service.log_syncer._STALL_SECONDS", 0.05)
+    monkeypatch.setattr("insitu_service.stream_log.syncer._STALL_SECONDS", 0.05)
     log = SlowLog(tmp_path / "log")
     syncer = LogSyncer(log, at_once=True, interval_seconds=60.0)
     syncer.start()

@@ -20,34 +20,34 @@ from insitu.config import Config, read_clients
 from insitu.stream.buffer import StreamBuffer
 from insitu.stream.inlet import Inlet
 from insitu.trainer import Trainer
-from insitu_service.acknowledger import Acknowledger
-from insitu_service.allow_list import AllowList
-from insitu_service.beat import Beat
-from insitu_service.checkpoint_writer import CheckpointWriter
 from insitu_service.commands import CommandQueue
-from insitu_service.connection_watch import ConnectionWatch
-from insitu_service.data_path import DataPath
-from insitu_service.door import Door
-from insitu_service.endpoints import SocketTerms, bind_router
-from insitu_service.examiner import Examiner
-from insitu_service.gatekeeper import Gatekeeper
-from insitu_service.greeting import Terms
-from insitu_service.heap import keep_freed_memory
-from insitu_service.hook_runner import HookRunner
-from insitu_service.ingest import Ingest, Outbox
-from insitu_service.intake import Intake
-from insitu_service.learner import Learner
-from insitu_service.learning import Learning, build_learning
-from insitu_service.lobby import Lobby
-from insitu_service.logged import LogParts, ack_level, open_log
-from insitu_service.quota import Quotas
-from insitu_service.rate_limit import PeerRateLimits
-from insitu_service.reception import Reception
-from insitu_service.recorder import Recorder
-from insitu_service.secrecy import Secrets
-from insitu_service.session import Sessions
-from insitu_service.strangers import Strangers
-from insitu_service.tally import Tally
+from insitu_service.hooks.runner import HookRunner
+from insitu_service.ingest.acknowledger import Acknowledger
+from insitu_service.ingest.connection_watch import ConnectionWatch
+from insitu_service.ingest.data_path import DataPath
+from insitu_service.ingest.door import Door
+from insitu_service.ingest.endpoints import SocketTerms, bind_router
+from insitu_service.ingest.gatekeeper import Gatekeeper
+from insitu_service.ingest.greeting import Terms
+from insitu_service.ingest.ingest import Ingest, Outbox
+from insitu_service.ingest.intake import Intake
+from insitu_service.ingest.lobby import Lobby
+from insitu_service.ingest.quota import Quotas
+from insitu_service.ingest.reception import Reception
+from insitu_service.ingest.session import Sessions
+from insitu_service.learning.examiner import Examiner
+from insitu_service.learning.learner import Learner
+from insitu_service.learning.learning import Learning, build_learning
+from insitu_service.learning.tally import Tally
+from insitu_service.recording.checkpoint_writer import CheckpointWriter
+from insitu_service.recording.recorder import Recorder
+from insitu_service.security.allow_list import AllowList
+from insitu_service.security.rate_limit import PeerRateLimits
+from insitu_service.security.secrecy import Secrets
+from insitu_service.security.strangers import Strangers
+from insitu_service.stream_log.logged import LogParts, ack_level, open_log
+from insitu_service.supervision.beat import Beat
+from insitu_service.supervision.heap import keep_freed_memory
 
 _log = logging.getLogger("insitu.compose")
 

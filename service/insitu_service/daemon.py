@@ -15,15 +15,15 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from insitu.errors import InsituError
-from insitu_service.alarm import Alarm
-from insitu_service.blame import exit_code_of
 from insitu_service.commands import CommandQueue
 from insitu_service.exit_codes import OK
-from insitu_service.ingest import Ingest
-from insitu_service.learner import Learner
-from insitu_service.signals import Signals
-from insitu_service.supervisor import Supervisor
-from insitu_service.watchdog import LOOK_SECONDS, Watchdog
+from insitu_service.ingest.ingest import Ingest
+from insitu_service.learning.learner import Learner
+from insitu_service.supervision.alarm import Alarm
+from insitu_service.supervision.blame import exit_code_of
+from insitu_service.supervision.signals import Signals
+from insitu_service.supervision.supervisor import Supervisor
+from insitu_service.supervision.watchdog import LOOK_SECONDS, Watchdog
 
 _log = logging.getLogger("insitu.daemon")
 

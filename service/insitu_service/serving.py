@@ -15,22 +15,22 @@ from prometheus_client import CollectorRegistry
 from insitu import __version__
 from insitu.config import Config, read_clients
 from insitu.errors import InsituError
-from insitu_service.alarm import Alarm
-from insitu_service.collector import InsituCollector, expose
 from insitu_service.compose import Service, compose
 from insitu_service.daemon import Closable, Daemon
-from insitu_service.descriptors import raise_limit, within_descriptors
-from insitu_service.heap import settle_garbage_collector
-from insitu_service.http import create_app
-from insitu_service.http_server import Certificate, HttpServer, bind_listener
-from insitu_service.logs import configure_logs
-from insitu_service.overview import Overview
-from insitu_service.progress import show_progress
-from insitu_service.readings import Readings
-from insitu_service.secrecy import Secrets
-from insitu_service.signals import Signals
-from insitu_service.supervisor import Supervisor
-from insitu_service.watchdog import Watchdog
+from insitu_service.http.application import create_app
+from insitu_service.http.server import Certificate, HttpServer, bind_listener
+from insitu_service.monitoring.collector import InsituCollector, expose
+from insitu_service.monitoring.logs import configure_logs
+from insitu_service.monitoring.overview import Overview
+from insitu_service.monitoring.progress import show_progress
+from insitu_service.monitoring.readings import Readings
+from insitu_service.security.secrecy import Secrets
+from insitu_service.supervision.alarm import Alarm
+from insitu_service.supervision.descriptors import raise_limit, within_descriptors
+from insitu_service.supervision.heap import settle_garbage_collector
+from insitu_service.supervision.signals import Signals
+from insitu_service.supervision.supervisor import Supervisor
+from insitu_service.supervision.watchdog import Watchdog
 
 _log = logging.getLogger("insitu.daemon")
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from insitu.layers.update import HebbianUpdate
 from insitu.models.build import build_model
 from insitu_producers.images.cifar10_jpeg import load
-from insitu_service.heap import keep_freed_memory
+from insitu_service.supervision.heap import keep_freed_memory
 
 _SHAPE, _CLASSES, _BATCH = (3, 32, 32), 10, 10
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)

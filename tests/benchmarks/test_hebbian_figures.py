@@ -67,7 +67,7 @@ from insitu.layers.padding import PaddingMode, pad
 from insitu.layers.rules.softhebb import SoftHebb
 from insitu.layers.update import HebbianUpdate
 from insitu_service.bench.comparison import Comparison, compare, in_turn, print_table
-from insitu_service.heap import keep_freed_memory
+from insitu_service.supervision.heap import keep_freed_memory
 
 pytestmark = [
     pytest.mark.benchmark,

@@ -20,7 +20,7 @@ _WATCHED = {
     "wire": ["insitu.wire", "insitu.schema", "msgpack"],
     "checkpoint": ["insitu.checkpoint"],
     "config": ["insitu.config"],
-    "http": ["insitu_service.http", "h11", "uvicorn.protocols", "starlette"],
+    "http": ["insitu_service.http.application", "h11", "uvicorn.protocols", "starlette"],
     "log": ["insitu.stream.log"],
 }
 _MOST_BYTES = 4096

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from insitu_service.doorbell import Doorbell
+from insitu_service.ingest.doorbell import Doorbell
 from mutations.base import Mutation
 
 
@@ -16,6 +16,6 @@ def _too_early(self: Doorbell) -> None:
 
 MUTATIONS = {
     "doorbell: answered before it is emptied": Mutation(
-        "insitu_service.doorbell:Doorbell.answer", _too_early, "tests/test_doorbell.py"
+        "insitu_service.ingest.doorbell:Doorbell.answer", _too_early, "tests/test_doorbell.py"
     ),
 }

@@ -9,7 +9,7 @@ from insitu.stream.stamp import Position
 from insitu.wire.messages import Ack, Data, Hello, Welcome
 from insitu.wire.receiver import Action, Receiver
 from insitu.wire.sender import SendWindow
-from insitu_service.greeting import Terms
+from insitu_service.ingest.greeting import Terms
 from mutations.base import Mutation, constantly
 
 _SIMULATION = "tests/test_simulation.py"
@@ -74,12 +74,12 @@ MUTATIONS = {
         _SIMULATION,
     ),
     "recovery: what is lost is not noted": Mutation(
-        "insitu_service.lobby:Lobby._lost", constantly(None), _SIMULATION
+        "insitu_service.ingest.lobby:Lobby._lost", constantly(None), _SIMULATION
     ),
     "fencing: an older life comes in when the newer one is away": Mutation(
-        "insitu_service.greeting:Terms.receiver", _lets_an_older_life_in, _SIMULATION
+        "insitu_service.ingest.greeting:Terms.receiver", _lets_an_older_life_in, _SIMULATION
     ),
     "fencing: a newer life keeps others out only once it has sent": Mutation(
-        "insitu_service.lobby:Lobby._note", constantly(None), _SIMULATION
+        "insitu_service.ingest.lobby:Lobby._note", constantly(None), _SIMULATION
     ),
 }

@@ -27,7 +27,7 @@ MUTATIONS = {
         "tests/test_wire_sender.py",
     ),
     "first_come_first_served": Mutation(
-        "insitu_service.session:Session.share_bytes",
+        "insitu_service.ingest.session:Session.share_bytes",
         lambda self, now: 0.0,
         "tests/test_fair_share.py",
     ),

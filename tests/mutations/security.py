@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from insitu_service.allow_list import AllowList
+from insitu_service.security.allow_list import AllowList
 from mutations.base import Mutation, constantly
 
 GATE = "tests/test_gatekeeper.py"
@@ -22,7 +22,9 @@ def _nobody_surplus(self: Any, with_session: Any) -> list[int]:
 
 
 MUTATIONS = {
-    "any key may connect": Mutation("insitu_service.allow_list:AllowList.name_of", _any_key, GATE),
+    "any key may connect": Mutation(
+        "insitu_service.security.allow_list:AllowList.name_of", _any_key, GATE
+    ),
     "a key may greet as anybody": Mutation(
         "insitu.config.clients:Client.may_be", constantly(True), GATE
     ),
@@ -30,19 +32,19 @@ MUTATIONS = {
         "insitu.config.clients:Client.may_push_to", constantly(True), GATE
     ),
     "greetings are not held against the key": Mutation(
-        "insitu_service.allow_list:AllowList.objection", constantly(""), GATE
+        "insitu_service.security.allow_list:AllowList.objection", constantly(""), GATE
     ),
     "any token is right": Mutation(
-        "insitu_service.greeting:hmac.compare_digest", constantly(True), GATE
+        "insitu_service.ingest.greeting:hmac.compare_digest", constantly(True), GATE
     ),
     "handshakes come as they like": Mutation(
-        "insitu_service.rate_limit:RateLimit.allows", constantly(True), GATE
+        "insitu_service.security.rate_limit:RateLimit.allows", constantly(True), GATE
     ),
     "strangers are never too many": Mutation(
-        "insitu_service.strangers:Strangers._surplus", _nobody_surplus, STRANGERS
+        "insitu_service.security.strangers:Strangers._surplus", _nobody_surplus, STRANGERS
     ),
     "strangers may send what they like": Mutation(
-        "insitu_service.strangers:received_bytes", constantly(0), STRANGERS
+        "insitu_service.security.strangers:received_bytes", constantly(0), STRANGERS
     ),
     "every address is loopback": Mutation(
         "insitu.config.rules:is_loopback", constantly(True), CONFIG

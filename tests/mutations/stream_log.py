@@ -98,10 +98,10 @@ MUTATIONS = {
         "insitu.stream.audit:row_numbers", _records_only, AUDIT
     ),
     "log verify: rows are not audited": Mutation(
-        "insitu_service.log_check:_compare_rows", constantly(None), COMMAND
+        "insitu_service.stream_log.check:_compare_rows", constantly(None), COMMAND
     ),
     "log verify: which rows does not matter": Mutation(
-        "insitu_service.log_check:row_sum", constantly(0), COMMAND
+        "insitu_service.stream_log.check:row_sum", constantly(0), COMMAND
     ),
     "log verify: batches need not follow each other": Mutation(
         "insitu.stream.log.books:LogBooks._flaw", constantly(None), COMMAND

@@ -18,7 +18,7 @@ from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.stamp import Position
 from insitu.wire.messages import Ack, AckLevel
 from insitu.wire.sender import SendWindow
-from insitu_service.session import Session
+from insitu_service.ingest.session import Session
 from simulation.audit import audit_service, waiting_rows
 from simulation.life import Broken, Life, pending, require
 from simulation.lineage import Lineage

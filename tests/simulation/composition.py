@@ -15,14 +15,14 @@ from insitu.stream.policies import FIFO, FIRO, Policy
 from insitu.stream.staging import Staging
 from insitu.tasks import TaskLedger
 from insitu.wire.messages import AckLevel
-from insitu_service.acknowledger import Acknowledger, Send
-from insitu_service.data_path import DataPath
-from insitu_service.greeting import Terms
-from insitu_service.intake import Intake
-from insitu_service.lobby import Lobby
-from insitu_service.log_syncer import LogSyncer
-from insitu_service.reception import Reception
-from insitu_service.session import Sessions
+from insitu_service.ingest.acknowledger import Acknowledger, Send
+from insitu_service.ingest.data_path import DataPath
+from insitu_service.ingest.greeting import Terms
+from insitu_service.ingest.intake import Intake
+from insitu_service.ingest.lobby import Lobby
+from insitu_service.ingest.reception import Reception
+from insitu_service.ingest.session import Sessions
+from insitu_service.stream_log.syncer import LogSyncer
 from simulated_disk import SimulatedDisk
 from simulation.samples import ROW_BYTES, SCHEMA, door
 from simulation.settings import Settings
@@ -54,7 +54,7 @@ def make_logged_inlet(
     on_appended: Callable[[], None],
     on_synced: Callable[[], None],
 ) -> tuple[LoggedInlet, LogSyncer]:
-    """As `insitu_service.logged.open_log`, not recovered yet."""
+    """As `insitu_service.stream_log.logged.open_log`, not recovered yet."""
     log = StreamLog(disk, SCHEMA, segment_bytes=settings.segment_bytes, clock=wall_ns)
     syncer = LogSyncer(
         log,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from insitu.batch import Column
 from insitu.stream.draw import Draw
-from insitu_service.probe_inbox import Probe
+from insitu_service.learning.probe_inbox import Probe
 from simulation.samples import read
 
 

@@ -11,7 +11,7 @@ from random import Random
 
 from insitu.errors import OperatorError
 from insitu.wire.messages import Ack
-from insitu_service.session import Session
+from insitu_service.ingest.session import Session
 from simulated_disk import Crashed, Operation, Partly, SimulatedDisk
 from simulation.books import Books, Lineage
 from simulation.life import require

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from insitu.schema import Schema
 from insitu.wire.batches import Span
-from insitu_service.door import Door
+from insitu_service.ingest.door import Door
 
 #: `id`: life of a producer, row, and a word that depends on both; `y`: 255 is out of range
 SCHEMA = Schema.of({"id": ("int64", (3,)), "y": ("uint8", ())})

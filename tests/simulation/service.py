@@ -14,11 +14,11 @@ from insitu.stream.logged_inlet import LoggedInlet
 from insitu.stream.stamp import Position
 from insitu.wire.codec import encode
 from insitu.wire.messages import Ack, Message
-from insitu_service.intake import Intake
-from insitu_service.log_syncer import LogSyncer
-from insitu_service.probe_inbox import ProbeInbox
-from insitu_service.session import Session, Sessions
-from insitu_service.turn import Turn
+from insitu_service.ingest.intake import Intake
+from insitu_service.ingest.session import Session, Sessions
+from insitu_service.ingest.turn import Turn
+from insitu_service.learning.probe_inbox import ProbeInbox
+from insitu_service.stream_log.syncer import LogSyncer
 from simulated_disk import Crashed, SimulatedDisk
 from simulation.composition import make_buffer, make_logged_inlet, make_reception
 from simulation.learner import Record

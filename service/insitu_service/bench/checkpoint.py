@@ -10,7 +10,7 @@ import torch
 
 from insitu.checkpoint import SnapshotBuffers
 from insitu_service.bench.comparison import Comparison, compare, in_turn, print_table
-from insitu_service.heap import keep_freed_memory
+from insitu_service.supervision.heap import keep_freed_memory
 
 _STATE_BYTES = 100_000_000
 TARGET = 3.0

@@ -34,7 +34,7 @@ from insitu_service.bench.forgetting_run import run_here
 from insitu_service.bench.forgetting_setup import Measured, Setup
 from insitu_service.bench.forgetting_table import score_table, table
 from insitu_service.bench.forgetting_variants import Variant, read_variants
-from insitu_service.heap import keep_freed_memory
+from insitu_service.supervision.heap import keep_freed_memory
 
 Runner = Callable[[Setup, Variant, TaskStream, int], RunResult]
 

@@ -27,8 +27,8 @@ from insitu_producers.sources.task_stream import TaskStream
 from insitu_service.bench.forgetting_result import Moment, RunResult
 from insitu_service.bench.forgetting_setup import Setup, configuration
 from insitu_service.bench.forgetting_variants import Variant
-from insitu_service.building import build_buffer, build_trainer, choose_device
-from insitu_service.generators import part_generator
+from insitu_service.learning.building import build_buffer, build_trainer, choose_device
+from insitu_service.learning.generators import part_generator
 
 _PRODUCER = "bench"
 

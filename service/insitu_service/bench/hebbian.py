@@ -19,7 +19,7 @@ from insitu.layers.update import HebbianUpdate
 from insitu.models.build import build_model
 from insitu_service.bench.comparison import Comparison, compare, print_table
 from insitu_service.bench.fed_service import FedService
-from insitu_service.heap import keep_freed_memory
+from insitu_service.supervision.heap import keep_freed_memory
 
 _SHAPE = (3, 32, 32)
 _CLASSES = 10

@@ -13,7 +13,7 @@ from insitu.component import find
 from insitu.memory.base import Memory
 from insitu.models.build import build_model
 from insitu_service.bench.comparison import Comparison, compare, in_turn, print_table
-from insitu_service.heap import keep_freed_memory
+from insitu_service.supervision.heap import keep_freed_memory
 
 _CAPACITY_SAMPLES = 100_000
 _SHAPE = (3, 32, 32)

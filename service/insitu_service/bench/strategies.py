@@ -22,8 +22,8 @@ from insitu.config import check_config
 from insitu.models.build import build_model
 from insitu.trainer import Trainer
 from insitu_service.bench.comparison import Comparison, compare, in_turn, print_table
-from insitu_service.building import build_trainer
-from insitu_service.heap import keep_freed_memory
+from insitu_service.learning.building import build_trainer
+from insitu_service.supervision.heap import keep_freed_memory
 
 _INPUTS, _HIDDEN, _CLASSES = 784, [400, 400], 10
 _ROWS = 64

@@ -17,7 +17,7 @@ import torch
 from insitu.models.build import build_model
 from insitu_service.bench.comparison import Comparison, compare, print_table
 from insitu_service.bench.fed_service import FedService
-from insitu_service.heap import keep_freed_memory
+from insitu_service.supervision.heap import keep_freed_memory
 
 _FIELDS = 256
 _CLASSES = 10

@@ -48,7 +48,7 @@ def _count(config: Config) -> ModelCost:
 
     from insitu.analysis import model_cost
     from insitu.batch import Batch
-    from insitu_service.building import build_network
+    from insitu_service.learning.building import build_network
 
     objective, model = build_network(config)
     fields = {

@@ -67,7 +67,7 @@ def verify(directory: Path, checkpoint: Path | None, as_json: bool) -> int:
     was dropped, or waits in the checkpoint. Exit code 6 when something is wrong; a torn tail,
     which the next start of the service cuts off, is not.
     """
-    from insitu_service.log_check import Comparison, compare, read_audit
+    from insitu_service.stream_log.check import Comparison, compare, read_audit
 
     audit = None if checkpoint is None else read_audit(checkpoint)
     walk, books = _read(directory, whole=True, upto_record=0 if audit is None else audit.record)
@@ -137,7 +137,7 @@ def cut(directory: Path, checkpoint: Path | None) -> int:
     from insitu.stream.log.disk import FileSystemDisk
     from insitu.stream.log.stream_log import StreamLog
     from insitu.stream.log.walk import LogWalk
-    from insitu_service.log_check import read_audit
+    from insitu_service.stream_log.check import read_audit
 
     audit = None if checkpoint is None else read_audit(checkpoint)
     disk = FileSystemDisk(directory)

@@ -61,7 +61,7 @@ def replay(
 
     from insitu.config import load_config
     from insitu.errors import OperatorError
-    from insitu_service.logs import configure_logs
+    from insitu_service.monitoring.logs import configure_logs
     from insitu_service.replay.replaying import replay as run
     from insitu_service.replay.report import draw, save, table
 

@@ -27,7 +27,7 @@ def serve(run: Path, resume: bool, resume_if_any: bool, overrides: tuple[str, ..
     one quits at once. SIGUSR1 checkpoints, SIGHUP reads the configuration again, SIGQUIT prints
     all stacks.
     """
-    from insitu_service.compiled_code import compile_in_private, keep_compiled
+    from insitu_service.learning.compiled_code import compile_in_private, keep_compiled
 
     compile_in_private()
     from insitu.config import Config, load_config
@@ -38,8 +38,8 @@ def serve(run: Path, resume: bool, resume_if_any: bool, overrides: tuple[str, ..
     config = read()
     if config.trainer.compile and config.checkpoint.directory is not None:
         keep_compiled(config.checkpoint.directory.absolute())
+    from insitu_service.recording.traces import leaves_traces
     from insitu_service.serving import serve
-    from insitu_service.traces import leaves_traces
 
     resume = resume or (resume_if_any and leaves_traces(config))
     return serve(config, resume=resume, reread=read)

@@ -60,7 +60,7 @@ def _print(client: ServiceClient, as_json: bool) -> None:
 def _watch_table(client: ServiceClient, interval_seconds: float) -> None:
     from rich.live import Live
 
-    from insitu_service.progress import table
+    from insitu_service.monitoring.progress import table
 
     with Live(table(client.status()), auto_refresh=False) as live:
         while True:

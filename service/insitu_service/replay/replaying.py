@@ -19,11 +19,11 @@ from insitu.errors import OperatorError
 from insitu.stream.log.disk import FileSystemDisk
 from insitu.stream.log.record import Record
 from insitu.stream.log.walk import LogWalk
-from insitu_service.beat import Beat
-from insitu_service.learner import Learner
-from insitu_service.learning import Learning, build_learning
+from insitu_service.learning.learner import Learner
+from insitu_service.learning.learning import Learning, build_learning
 from insitu_service.replay.player import Player
 from insitu_service.replay.result import LossCurve, ReplayResult
+from insitu_service.supervision.beat import Beat
 
 
 def replay(

@@ -10,9 +10,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from insitu_service.collector import expose
-from insitu_service.http import create_app
-from insitu_service.http_server import HttpServer, serve_http
+from insitu_service.http.application import create_app
+from insitu_service.http.server import HttpServer, serve_http
+from insitu_service.monitoring.collector import expose
 
 _ANSWER_SECONDS = 5.0
 _TOKEN = "token"

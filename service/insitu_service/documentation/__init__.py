@@ -1,0 +1,1 @@
+"""Documentation: the tables and pages that are made from the code which they describe."""

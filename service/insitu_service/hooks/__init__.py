@@ -1,0 +1,1 @@
+"""Hooks: the operator's own code, run beside the training and never in its way."""

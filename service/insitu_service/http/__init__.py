@@ -1,0 +1,1 @@
+"""HTTP: metrics, health, status, control, and a page for people."""

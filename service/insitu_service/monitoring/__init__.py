@@ -1,0 +1,1 @@
+"""Monitoring: the live state as metrics, as plain data, as lines for a person who waits."""
