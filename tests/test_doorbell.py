@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import select
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -45,6 +46,26 @@ def test_many_rings_are_one(bell: Doorbell) -> None:
 
 
 def test_who_answers_too_early_does_not_wait(bell: Doorbell) -> None:
+    bell.answer()
+    bell.ring()
+    assert rung(bell, 0)
+
+
+class Emptied(socket.socket):
+    """The bell's own socket, with something to do at the very moment that it is read."""
+
+    meanwhile: Callable[[], None]
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        self.meanwhile()
+        return super().recv(size, flags)
+
+
+def test_a_ring_while_the_bell_is_emptied_does_not_deafen_it(bell: Doorbell) -> None:
+    emptied = Emptied(fileno=bell._inside.detach())
+    emptied.meanwhile = bell.ring
+    bell._inside = emptied
+    bell.ring()
     bell.answer()
     bell.ring()
     assert rung(bell, 0)
