@@ -18,6 +18,7 @@ import trustme
 from daemon import Daemon, wait_for
 from insitu_service import exit_codes
 from insitu_service.cli.client import ServiceClient, UnreachableError
+from insitu_service.http.server import Certificate, serve_http
 from served import config
 
 TOKEN = "correct-horse-battery"
@@ -206,3 +207,51 @@ def test_a_new_certificate_is_taken_on_sighup(daemon: SecureDaemon, authority: t
     wait_for(lambda: "the old one stays" in daemon.log(), "its refusal")
     assert daemon.get("/livez")[0] == 200
     certify(authority, daemon.directory)
+
+
+def test_no_connection_breaks_while_certificates_change(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    def files(number: int) -> Certificate:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        made = certify(authority, directory)
+        return Certificate(Path(made["certificate_file"]), Path(made["key_file"]))
+
+    made, current = [files(number) for number in range(2)], tmp_path / "current"
+    current.symlink_to(made[0].key_file.parent)
+    linked = Certificate(current / "certificate.pem", current / "key.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    renewing = threading.Event()
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        raise AssertionError("nobody asks")
+
+    server = serve_http(app, "127.0.0.1", 0, linked)
+
+    def renew() -> None:
+        number = 0
+        while not renewing.is_set():
+            number += 1
+            (tmp_path / "next").symlink_to(made[number % 2].key_file.parent)
+            (tmp_path / "next").rename(current)
+            server.renew_certificate()
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        seen = set()
+        for _ in range(300):
+            with (
+                socket.create_connection(("127.0.0.1", server.port), timeout=30) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as secure,
+            ):
+                certificate = secure.getpeercert()
+                assert certificate is not None
+                seen.add(certificate["serialNumber"])
+        assert len(seen) == 2
+    finally:
+        renewing.set()
+        thread.join()
+        server.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -16,6 +17,7 @@ from insitu.config.service import HttpSection
 from insitu.errors import InternalError, OperatorError
 
 _START_SECONDS = 30.0
+_RENEWAL_SECONDS = 10.0
 
 
 class PortError(OperatorError):
@@ -81,8 +83,10 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.answers = threading.Event()
+        self.loop: asyncio.AbstractEventLoop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.answers.set()
 
@@ -154,7 +158,13 @@ class HttpServer:
         if context is not None and self._certificate is not None:
             files = self._certificate.certificate_file, self._certificate.key_file
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files)  # tried elsewhere first
-            context.load_cert_chain(*files)
+
+            async def load() -> None:
+                context.load_cert_chain(*files)
+
+            # in the server's own thread: a connection made between certificate and key would get
+            # the new one of the first and the old one of the second, and break
+            asyncio.run_coroutine_threadsafe(load(), self._server.loop).result(_RENEWAL_SECONDS)
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Answer what is under way, for at most so long, then end. Safe to call twice."""
