@@ -33,7 +33,7 @@ ALLOWED = {
     ("service/insitu_service/hooks/actions.py", "import_module"): "a hook of the configuration",
     ("service/insitu_service/documentation/pages.py", "import_module"): "our own modules",
     ("service/insitu_service/cli/bench.py", "import_module"): "our own, from a fixed choice",
-    ("producers/insitu_producers/sources/catalogue.py", "import_module"): "our own, from a list",
+    ("producers/insitu_producers/sources/declared.py", "import_module"): "our own, from a list",
 }
 
 

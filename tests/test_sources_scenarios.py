@@ -14,7 +14,8 @@ from scipy import ndimage, stats
 from insitu.errors import OperatorError
 from insitu_producers.images.labelled import LabelledImages
 from insitu_producers.scenarios.rotated import rotation
-from insitu_producers.sources.catalogue import find, names, open_stream, stream_names
+from insitu_producers.sources.catalogue import open_stream, stream_names
+from insitu_producers.sources.declared import find, names
 from insitu_producers.sources.feed import Push
 from insitu_producers.sources.options import checked, options_of, read_words
 from insitu_producers.sources.task_stream import JOINT, TaskStream

@@ -19,7 +19,7 @@ import numpy as np
 
 from insitu.errors import InsituError
 from insitu_producers.images.labelled import LabelledImages
-from insitu_producers.sources.catalogue import find, names
+from insitu_producers.sources.declared import find, names
 from insitu_producers.sources.feed import argument_parser, need_extra, run
 from insitu_producers.sources.options import Option, checked, listed, options_of, read_words
 from insitu_producers.sources.task_stream import TaskStream

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from insitu_service.bench.forgetting_result import RunResult, summary
 from insitu_service.bench.forgetting_table import SHOWN
-from insitu_service.demo.figure import COLOURS, MARKERS
+from insitu_service.palette import COLOURS, MARKERS
 
 Groups = Mapping[str, Sequence[RunResult]]
 

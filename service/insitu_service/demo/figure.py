@@ -11,10 +11,7 @@ from matplotlib.figure import Figure
 
 from insitu_service.demo.outcome import Outcome
 from insitu_service.demo.scenario import Scenario
-
-#: Okabe and Ito's colours, which people with any colour vision tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-MARKERS = "osD^vPX"
+from insitu_service.palette import COLOURS, MARKERS
 
 Results = Mapping[Scenario, Mapping[str, Outcome]]
 

@@ -48,7 +48,7 @@ def draw(results: Sequence[ReplayResult], directory: Path) -> Path:
     """The loss over the steps, a curve a configuration."""
     from matplotlib.figure import Figure
 
-    from insitu_service.demo.figure import COLOURS, MARKERS
+    from insitu_service.palette import COLOURS, MARKERS
 
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axes = figure.add_subplot()
