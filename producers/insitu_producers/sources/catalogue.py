@@ -1,6 +1,4 @@
-"""Streams of tasks by name: `digits/class_incremental` is an image set and a scenario,
-`eight_gaussians` a stream of its own.
-"""
+"""Streams of tasks by name: `eight_gaussians`, or set and scenario, `digits/class_incremental`."""
 
 from __future__ import annotations
 
