@@ -66,8 +66,9 @@ class Field:
                 consequence="a sample without bytes teaches nothing and is refused",
             )
 
-    @property
+    @cached_property
     def numpy_dtype(self) -> np.dtype:
+        """The numpy dtype that holds its bits."""
         return DTYPES[self.dtype]
 
     @cached_property

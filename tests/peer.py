@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from insitu.schema import Schema
+from insitu.wire.capabilities import RESUMES, ROW_COUNTS
 from insitu.wire.checksum import choose
 from insitu.wire.codec import decode, encode
 from insitu.wire.messages import (
@@ -45,6 +46,8 @@ class Stored:
     next_seq: int = 1
     next_row: int = 0
     cursor: Any = None
+    cursor_row: int = 0  # behind the last row that the cursor is complete with
+    left_out_rows: int = 0  # that the epoch before has sent
     batches: list[tuple[Data, bytes]] = field(default_factory=list)
     lost_rows: int = 0
     gap_rows: int = 0
@@ -80,12 +83,16 @@ class Peer:
         self.refusal: Refused | None = how.pop("refusal", None)
         self.lose: Callable[[Message], bool] = how.pop("lose", lambda message: False)
         self.corrupt: Callable[[Data], bool] = how.pop("corrupt", lambda data: False)
-        self.quarantine: Callable[[Data], bool] = how.pop("quarantine", lambda data: False)
+        #: how many rows of a batch are bad, or whether all are
+        self.quarantine: Callable[[Data], int] = how.pop("quarantine", lambda data: False)
+        #: what this service does not know of, as an older release
+        self.lacks: frozenset[str] = how.pop("lacks", frozenset())
         self.full: Callable[[Data], bool] = how.pop("full", lambda data: False)
         #: accepted -> (durable, trained)
         self.positions: Callable[[int], tuple[int, int]] = how.pop("positions", lambda n: (0, 0))
         assert not how, how
         self.messages: list[str] = []
+        self.epochs: list[Stored] = []  # all that began here
         self.pings: list[Ping] = []
         self.raw: list[bytes] = []  # frames to send to everybody, as they are
         self.broken: list[BaseException] = []
@@ -187,9 +194,16 @@ class Peer:
         stored = self.store.get(hello.producer_id)
         if stored is not None and hello.epoch < stored.epoch:
             return self._send(identity, Fenced(stored.epoch, "a newer epoch is here"))
-        cursor = stored.cursor if stored is not None else None
+        known = set(hello.capabilities) - self.lacks
         if stored is None or hello.epoch > stored.epoch:
-            stored = self.store[hello.producer_id] = Stored(hello.epoch, hello.schema)
+            former, stored = stored, Stored(hello.epoch, hello.schema)
+            self.store[hello.producer_id] = stored
+            if former is not None:
+                stored.cursor = former.cursor
+                if RESUMES in known:
+                    stored.next_row = former.next_row - former.cursor_row
+                    stored.left_out_rows = stored.next_row
+            self.epochs.append(stored)
         for other, session in list(self._sessions.items()):
             if session.producer_id == hello.producer_id:
                 if session.stored.epoch < hello.epoch:
@@ -199,18 +213,19 @@ class Peer:
         kind = choose(hello.capabilities)
         receiver = Receiver(
             self._session_number, hello.schema.row_bytes, kind, self.max_batch_bytes,
-            next_seq=stored.next_seq, next_row=stored.next_row,
+            next_seq=stored.next_seq, next_row=stored.next_row, counts_rows=ROW_COUNTS in known,
         )  # fmt: skip
         stored.lost_rows += receiver.resume(hello)
+        places = (receiver.next_row, receiver.next_row - stored.cursor_row)
         self._sessions[identity] = Session(receiver, stored, hello.producer_id)
         first = receiver.ack(self.credit_bytes, self.credit_batches)
         self._send(
             identity,
             Welcome(
-                PROTOCOL_VERSION, self._session_number, receiver.next_seq, cursor,
+                PROTOCOL_VERSION, self._session_number, receiver.next_seq, stored.cursor,
                 first.credit_bytes, first.credit_batches, self.ack_level,
                 self.max_fragment_bytes, self.max_batch_bytes, "block", kind,
-                self.heartbeat_seconds,
+                self.heartbeat_seconds, *(places if ROW_COUNTS in known else ()),
             ),
         )  # fmt: skip
 
@@ -231,14 +246,17 @@ class Peer:
                 if not complete:
                     return None
                 session.dirty = True
-                if self.quarantine(data):
-                    nack = receiver.quarantine(NackCode.NON_FINITE, "NaN in field 'x'")
+                bad = self.quarantine(data)
+                if bad:
+                    rows = data.rows if bad is True else bad
+                    nack = receiver.quarantine(NackCode.NON_FINITE, "NaN in field 'x'", rows)
                     self._send(identity, nack)
                 else:
                     receiver.settled()
                     stored.batches.append((data, bytes(session.parts)))
-                    stored.cursor = data.cursor if data.cursor is not None else stored.cursor
                 stored.next_seq, stored.next_row = receiver.next_seq, receiver.next_row
+                if data.cursor is not None:
+                    stored.cursor, stored.cursor_row = data.cursor, receiver.next_row
             case GoBack(nack=nack):
                 self._send(identity, nack)
             case Rejected(nack=nack):

@@ -169,7 +169,23 @@ def test_a_position_keeps_the_newest_cursor_whatever_comes_without_one() -> None
         assert buffer.commit(reservation, Stamp("a", epoch, seq, cursor, 2 * (seq - 1)))
         assert buffer.positions()["a"].cursor == "step 7"
     assert buffer.skip(Stamp("a", 2, 2, None, 2), 2)
-    assert buffer.positions()["a"] == Position(2, 2, 4, "step 7")
+    assert buffer.positions()["a"] == Position(2, 2, 4, "step 7", rows_behind_cursor=4)
+
+
+def test_a_position_counts_the_rows_behind_its_cursor() -> None:
+    """A new epoch begins to count at the cursor that the former one has left."""
+    buffer = _buffer("fifo")
+    behind = []
+    for epoch, seq, cursor, first, rows in (
+        (1, 1, None, 0, 2), (1, 2, "step 1", 2, 3), (1, 3, None, 5, 2), (1, 4, None, 9, 1),
+        (2, 0, None, 5, 0), (2, 1, None, 5, 4), (2, 2, "step 2", 9, 1), (3, 0, None, 0, 0),
+    ):  # fmt: skip
+        assert buffer.skip(Stamp("a", epoch, seq, cursor, first), rows)
+        behind.append(buffer.positions()["a"].rows_behind_cursor)
+    assert behind == [2, 0, 2, 5, 5, 9, 0, 0]
+    other = _buffer("fifo")
+    other.load_state_dict(copy.deepcopy(buffer.state_dict()))
+    assert other.positions() == buffer.positions()
 
 
 def test_an_open_reservation_is_no_part_of_the_state() -> None:

@@ -25,6 +25,12 @@ def frames_of(message: Message) -> list[bytes]:
     return [bytes(frame) for frame in encode(message)]
 
 
+def names_of(name: str) -> list[str]:
+    """The elements of an example behind the kind; those at the end that may be left out are."""
+    count = len(msgpack.unpackb(golden_frames(name)[0])) - 1
+    return [field.name for field in fields(EXAMPLES[name]) if field.name != "payload"][:count]
+
+
 def test_every_message_has_an_example() -> None:
     assert {type(message) for message in EXAMPLES.values()} == set(MESSAGES)
     assert {path.stem for path in GOLDEN.glob("*.hex")} == set(EXAMPLES)
@@ -105,8 +111,7 @@ def test_every_element_is_checked_by_name(name: str) -> None:
     """Nothing is accepted in the place of a value of another type."""
     header, *rest = golden_frames(name)
     elements = msgpack.unpackb(header)
-    names = [field.name for field in fields(EXAMPLES[name]) if field.name != "payload"]
-    for index, field_name in enumerate(names, start=1):
+    for index, field_name in enumerate(names_of(name), start=1):
         strange = [*elements]
         strange[index] = {"a": 1}
         with pytest.raises(WireError):
@@ -114,6 +119,22 @@ def test_every_element_is_checked_by_name(name: str) -> None:
         strange[index] = [[["strange"]]]
         with pytest.raises(WireError, match=field_name if field_name != "version" else "version"):
             decode([msgpack.packb(strange), *rest])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_element_too_few_or_too_many_is_a_wire_error(name: str) -> None:
+    """But for row counts at the end, which are told to those only who understand them."""
+    header, *rest = golden_frames(name)
+    elements = msgpack.unpackb(header)
+    optional = {"welcome": 2, "nack": 1}.get(name.partition("_")[0], 0)
+    told = optional if "row_count" in name else 0
+    for change in range(-3, 4):
+        other = elements[:change] if change < 0 else [*elements, *[None] * change]
+        if change and not -told <= change <= optional - told:
+            with pytest.raises(WireError):
+                decode([msgpack.packb(other), *rest])
+        else:
+            assert type(decode([msgpack.packb(other), *rest])) is type(EXAMPLES[name])
 
 
 def test_another_version_is_told_whatever_else_changed() -> None:
@@ -180,7 +201,7 @@ def test_the_page_shows_the_golden_bytes() -> None:
         digits = "".join(line.split("#")[0] for line in block.splitlines())
         assert bytes.fromhex(digits) == b"".join(golden_frames(name)), name
         labels = re.findall(r"# (\w+)", block)
-        named = [field.name for field in fields(EXAMPLES[name]) if field.name != "payload"]
+        named = names_of(name)
         assert labels[: len(named) + 2] == ["array", "kind", *named], name
 
 

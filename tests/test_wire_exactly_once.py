@@ -303,4 +303,4 @@ def test_every_row_arrives_once_and_in_order(policy: str, kills: bool, seed: int
     network = Network(policy)
     run(network, np.random.default_rng(seed), 800, kills)
     network.heal_and_check()
-    assert network.window.books.acknowledged_rows > 200, "the run got nowhere"
+    assert network.window.books.acknowledged_rows > 100, "the run got nowhere"

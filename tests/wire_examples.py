@@ -38,6 +38,9 @@ EXAMPLES: dict[str, Message] = {
     "welcome": Welcome(
         1, 7, 1, None, 67_108_864, 1024, "received", 1_048_576, 8_388_608, "block", "crc32", 1.0
     ),
+    "welcome_row_counts": Welcome(
+        1, 8, 1, 12, 0, 0, "logged", 1_048_576, 8_388_608, "block", "xxh3", 1.0, 46, 46
+    ),
     "refused": Refused("schema", "field 'y' is missing", False),
     "data": Data(
         7, 1, 0, 1, 1, 0, 32, 0, 0x62CF87E2, 1_700_000_000_000_000_001, 12, "warmup",
@@ -49,6 +52,7 @@ EXAMPLES: dict[str, Message] = {
     ),
     "ack": Ack(7, 2, 2, 1, 67_108_960, 1026),
     "nack": Nack(7, 2, "corrupt", "the checksum differs", True),
+    "nack_row_count": Nack(7, 2, "non_finite", "1 of 2 rows", False, 1),
     "ping": Ping(7, 5_000_000_000, 0, 3, 0, 0.25),
     "pong": Pong(7, 5_000_000_000),
     "drain": Drain(7, "the service stops"),
@@ -122,12 +126,12 @@ messages: st.SearchStrategy[Message] = st.one_of(
     hellos(),
     st.builds(
         Welcome, st.just(1), count, number, cursor, count, count, _any(AckLevel), number,
-        number, name, name, seconds,
+        number, name, name, seconds, st.none() | count, st.none() | count,
     ),
     st.builds(Refused, _any(RefusalCode), text, st.booleans()),
     datas(),
     st.builds(Ack, count, count, count, count, count, count),
-    st.builds(Nack, count, number, _any(NackCode), text, st.booleans()),
+    st.builds(Nack, count, number, _any(NackCode), text, st.booleans(), st.none() | count),
     st.builds(Ping, count, count, count, count, count, seconds),
     st.builds(Pong, count, count),
     st.builds(Drain, count, text),

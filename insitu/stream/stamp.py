@@ -26,12 +26,15 @@ class Position:
         rows: running number of its next sample, drops included.
         cursor: the producer's own place in its run: the newest that it told, whichever batch or
             epoch brought it.
+        rows_behind_cursor: running numbers that have passed since the last row that the cursor is
+            complete with. A new epoch's count begins at the cursor.
     """
 
     epoch: int
     seq: int
     rows: int
     cursor: Cursor = None
+    rows_behind_cursor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,14 @@ class Stamp:
 
     def position(self, rows: int, before: Position | None = None) -> Position:
         """Where the producer stands after this batch of so many rows, and after `before`."""
-        cursor = self.cursor
-        if cursor is None and before is not None:  # such as the first part of a large push
-            cursor = before.cursor
-        return Position(self.epoch, self.seq, self.first_row + rows, cursor)
+        end = self.first_row + rows
+        if self.cursor is not None:
+            return Position(self.epoch, self.seq, end, self.cursor)
+        if before is None or before.epoch != self.epoch:
+            cursor = None if before is None else before.cursor
+            return Position(self.epoch, self.seq, end, cursor, end)
+        behind = before.rows_behind_cursor + end - before.rows  # such as the first part of a push
+        return Position(self.epoch, self.seq, end, before.cursor, behind)
 
 
 def provenance(stamp: Stamp, rows: int) -> npt.NDArray[np.int64]:

@@ -45,7 +45,10 @@ class Counters:
 
 
 def of_positions(positions: Mapping[str, Position]) -> list[list[Any]]:
-    return [[name, p.epoch, p.seq, p.rows, p.cursor] for name, p in positions.items()]
+    return [
+        [name, p.epoch, p.seq, p.rows, p.cursor, p.rows_behind_cursor]
+        for name, p in positions.items()
+    ]
 
 
 def to_positions(state: list[list[Any]]) -> dict[str, Position]:

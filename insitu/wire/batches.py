@@ -71,6 +71,7 @@ class Batch:
     position_bytes: int = 0
     sent_times: int = 0
     refused: str = ""
+    refused_rows: int = 0
 
     @property
     def payload_bytes(self) -> int:
@@ -87,6 +88,20 @@ class Batch:
         """The cursor of the newest row."""
         self.cursors.append((self.rows, cursor))
         del self.cursors[:-_MOST_CURSORS]
+
+    def whole_rows(self, most_rows: int) -> int:
+        """How many of the first `most_rows` rows to send at once.
+
+        Those that the newest cursor among them is complete with, so that it is told exactly where
+        it stands; all of them when none has a cursor.
+        """
+        return next((end for end, _ in reversed(self.cursors) if end <= most_rows), most_rows)
+
+    @property
+    def cursor(self) -> Cursor:
+        """The producer's place that is complete with the last row; None when none is."""
+        end, cursor = self.cursors[-1] if self.cursors else (0, None)
+        return cursor if end == self.rows else None
 
     def split(self, rows: int) -> Batch:
         """Cut off the first `rows` rows as a batch; this one keeps the others."""
@@ -136,7 +151,7 @@ class Outgoing:
         return Data(
             self.session, batch.seq, self.fragment, self.fragments, batch.rows, batch.first_row,
             size, offset, self._checksum(payload), batch.produced_at_ns,
-            batch.cursors[-1][1] if batch.cursors else None, batch.label.task, ids,
+            batch.cursor, batch.label.task, ids,
             batch.label.flags, None, payload,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import msgpack
@@ -30,17 +30,23 @@ MAX_RANK = 16
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A message class and the names and checks of its array elements after the kind."""
+    """A message class and the names and checks of its array elements after the kind.
+
+    `least` is how many elements, the kind included, it has at least; the others may be left out.
+    """
 
     message: type[Message]
     names: tuple[str, ...]
     checks: tuple[Check, ...]
+    least: int
 
 
 def _layout(message: type[Message]) -> _Layout:
     hints = typing.get_type_hints(message, include_extras=True)
-    names = tuple(field.name for field in fields(message) if field.name != "payload")
-    return _Layout(message, names, tuple(hints[name].__metadata__[0] for name in names))
+    elements = [field for field in fields(message) if field.name != "payload"]
+    names = tuple(field.name for field in elements)
+    least = 1 + sum(field.default is MISSING for field in elements)
+    return _Layout(message, names, tuple(hints[name].__metadata__[0] for name in names), least)
 
 
 _LAYOUTS = {message.KIND: _layout(message) for message in MESSAGES}
@@ -60,6 +66,8 @@ def encode(message: Message) -> list[Payload]:
     values = [message.KIND, *(getattr(message, name) for name in layout.names)]
     if isinstance(message, Hello):
         values[5] = message.schema.as_wire()
+    while len(values) > layout.least and values[-1] is None:
+        values.pop()
     return [msgpack.packb(values)]
 
 
@@ -127,12 +135,11 @@ def _check_version(values: list[Any]) -> None:
 
 
 def _check_values(layout: _Layout, values: list[Any]) -> None:
-    if len(values) != len(layout.names) + 1:
-        raise WireError(
-            f"{layout.message.__name__} has {len(values)} elements",
-            allowed=str(len(layout.names) + 1),
-        )
-    for index, check in enumerate(layout.checks, start=1):
+    most = len(layout.checks) + 1
+    if not layout.least <= len(values) <= most:
+        allowed = str(most) if layout.least == most else f"{layout.least} to {most}"
+        raise WireError(f"{layout.message.__name__} has {len(values)} elements", allowed=allowed)
+    for index, check in enumerate(layout.checks[: len(values) - 1], start=1):
         if not check.accepts(values[index]):
             raise WireError(
                 f"{layout.message.__name__}.{layout.names[index - 1]} is {_short(values[index])}",

@@ -2,8 +2,8 @@
 
 A message is a msgpack array `[kind, ...]` in a frame of its own; DATA has a second frame with
 the raw bytes of its fragment. The fields of the classes below, in their order, are the elements
-of the array; their annotations are the checks that `decode` makes. `insitu/docs/wire.md` gives
-the meaning of every field.
+of the array; their annotations are the checks that `decode` makes. Fields with a default may be
+left out at the end. `insitu/docs/wire.md` gives the meaning of every field.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from insitu.wire.values import (
     Count,
     CursorValue,
     Hash,
+    MaybeCount,
     Name,
     Number,
     Payload,
@@ -139,6 +140,8 @@ class Welcome:
     when_full: Name
     checksum: Name
     heartbeat_seconds: Seconds
+    next_row: MaybeCount = None
+    rows_behind_cursor: MaybeCount = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Nack:
-    """Service to producer: batch `seq` is not taken; `resend` asks for it again."""
+    """Service to producer: batch `seq`, or `rows` of it, is not taken; or `resend` it."""
 
     KIND: ClassVar[int] = 6
     session: Count
@@ -197,6 +200,7 @@ class Nack:
     code: Annotated[str, _member(NackCode)]
     text: Text
     resend: Truth
+    rows: MaybeCount = None
 
 
 @dataclass(frozen=True, slots=True)

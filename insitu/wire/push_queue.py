@@ -112,7 +112,9 @@ class PushQueue:
         The short way for small pushes: no reservation, no batch that would only be merged.
         """
         batch = self._unsent[-1] if self._unsent else None
-        if batch is None or batch.slab is not self._tail or batch.label != label:
+        if batch is None or batch.slab is not self._tail:
+            return None
+        if batch.label is not label and batch.label != label:
             return None
         end = batch.start + batch.rows
         fits = end == batch.slab.used_rows and end + rows <= batch.slab.rows

@@ -88,6 +88,7 @@ class Receiver:
         checksum_kind: as in WELCOME.
         max_batch_bytes, max_fragment_bytes: as in WELCOME; None for no limit.
         next_seq, next_row: the position to go on from, such as a restored one.
+        counts_rows: whether the producer understands the row count of a NACK.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class Receiver:
         max_fragment_bytes: int | None = None,
         next_seq: int = 1,
         next_row: int = 0,
+        counts_rows: bool = False,
     ) -> None:
         self.session = session
+        self._counts_rows = counts_rows
         self.next_seq = next_seq
         self.next_row = next_row
         self.lost_rows = 0
@@ -219,13 +222,21 @@ class Receiver:
         assert self._open is not None
         self._settle(self._open)
 
-    def quarantine(self, code: NackCode, text: str) -> Nack:
-        """Settle the complete batch without taking it; send what this returns."""
+    def quarantine(self, code: NackCode, text: str, rows: int | None = None) -> Nack:
+        """Settle the complete batch without taking it, or these many rows of it.
+
+        Returns:
+            What to send.
+        """
         assert self._open is not None
         assert code not in RESEND_CODES
-        nack = Nack(self.session, self._open.seq, code, text, resend=False)
+        nack = self._settling(self._open, code, text, self._open.rows if rows is None else rows)
         self._settle(self._open)
         return nack
+
+    def _settling(self, data: Data, code: NackCode, text: str, rows: int) -> Nack:
+        told = rows if self._counts_rows else None
+        return Nack(self.session, data.seq, code, text, resend=False, rows=told)
 
     def no_room(self) -> Nack:
         """The batch cannot be stored now: send what this returns, and an ack once there is room."""
@@ -244,7 +255,7 @@ class Receiver:
         gap_rows = max(0, data.first_row - self.next_row) if self._open is None else 0
         self._settle(data)
         text = f"batch {data.seq} is not taken: {text}"
-        return Rejected(Nack(self.session, data.seq, code, text, False), data.rows, gap_rows)
+        return Rejected(self._settling(data, code, text, data.rows), data.rows, gap_rows)
 
     def _go_back(self, code: NackCode, text: str) -> Action:
         self._open = None

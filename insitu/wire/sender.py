@@ -66,6 +66,13 @@ class SendWindow(PushQueue):
         session = self._session
         return session.checksum if session is not None else None
 
+    def begin_at(self, row: int) -> None:
+        """The first row that will be pushed has this number; before anything is pushed."""
+        assert not self.next_row
+        self.next_row = row
+        self._marks = RowMarks(base_row=row)
+        self._marks_of = dict.fromkeys(self._marks_of, self._marks)
+
     def drop_all(self, reason: str) -> None:
         """Give up everything that is pending, sent or not: the end of the producer."""
         self._release(self.accepted)
@@ -108,7 +115,7 @@ class SendWindow(PushQueue):
         awaited = bool(self._in_flight) and self._in_flight[-1].seq > self.accepted
         if rows == 0 or (rows < wanted and awaited):
             return False
-        self._take(rows)
+        self._take(self._unsent[0].whole_rows(rows))
         return True
 
     def _wanted_rows(self, session: Welcome) -> int:
@@ -223,7 +230,7 @@ class SendWindow(PushQueue):
             batch.seq = self._marks.seq_of(batch.first_row + batch.rows - 1)
             self._in_flight.append(batch)
         for batch in self._unsent:
-            batch.refused = ""
+            batch.refused, batch.refused_rows = "", 0
         self._transmitted = len(self._in_flight)
         self._marks.renumber(next_seq)
         if not keeps:
@@ -270,13 +277,14 @@ class SendWindow(PushQueue):
         return released
 
     def _settle(self, batch: Batch) -> None:
+        taken_rows = batch.rows - batch.refused_rows
         if batch.refused:
-            self.books.quarantined_rows += batch.rows
+            self.books.quarantined_rows += batch.refused_rows
             self.books.quarantined_batches += 1
-        else:
-            self.books.acknowledged_rows += batch.rows
+        if taken_rows:
+            self.books.acknowledged_rows += taken_rows
             self.books.acknowledged_batches += 1
-            self.books.acknowledged_bytes += batch.payload_bytes
+            self.books.acknowledged_bytes += taken_rows * self.schema.row_bytes
 
     def refuse(self, nack: Nack) -> None:
         """Go back to a batch, or note that the service settled it without taking it."""
@@ -284,14 +292,16 @@ class SendWindow(PushQueue):
         if index == len(self._in_flight) or self._in_flight[index].seq != nack.seq:
             return
         if not nack.resend:
-            self._quarantine(index, nack.code)
+            rows = self._in_flight[index].rows
+            self._quarantine(index, nack.code, rows if nack.rows is None else min(nack.rows, rows))
             return
         self._go_back(index)
         self.holding = nack.code == NackCode.FULL
 
-    def _quarantine(self, index: int, code: str) -> None:
-        """The service has settled this batch in flight without taking it."""
-        self._in_flight[index].refused = code
+    def _quarantine(self, index: int, code: str, rows: int) -> None:
+        """The service has settled this batch in flight without taking so many rows of it."""
+        batch = self._in_flight[index]
+        batch.refused, batch.refused_rows = code, rows
 
     def _index_of(self, seq: int) -> int:
         """Place in flight of the first batch with this number or a later one."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from insitu.wire.capabilities import RESUMES, ROW_COUNTS
 from insitu.wire.checksum import capabilities
 from insitu.wire.failover import Failover, service_name
 from insitu.wire.messages import (
@@ -75,10 +76,16 @@ class ProducerSession:
         window: where the data is; this object tells it of acks, credit and sessions.
         identity: who we are.
         failover: which service is talked to; by default there is one.
+        resumes: the rows that are pushed go on right behind `last_cursor`.
     """
 
     def __init__(
-        self, window: SendWindow, identity: Identity, failover: Failover | None = None
+        self,
+        window: SendWindow,
+        identity: Identity,
+        failover: Failover | None = None,
+        *,
+        resumes: bool = False,
     ) -> None:
         self.window = window
         self.identity = identity
@@ -88,6 +95,9 @@ class ProducerSession:
         self.state = SessionState.LOST
         self.welcome: Welcome | None = None
         self.last_cursor: Cursor = None
+        #: of what comes behind `last_cursor`, how many rows were settled or are in the window;
+        #: None until it is known, or when the service does not tell
+        self.rows_behind_cursor: int | None = None
         self.sessions = 0
         self.last_error = ""
         self.draining = ""
@@ -95,6 +105,7 @@ class ProducerSession:
         self.blocked_seconds = 0.0
         #: how many wait for `durable` or `trained` to move, which is told when it is asked for
         self.waiting = 0
+        self._resumes = resumes
         self._heard_at = 0.0
         self._pinged_at = 0.0
         self._answered_at = 0.0
@@ -106,6 +117,8 @@ class ProducerSession:
     @property
     def over(self) -> bool:
         """No session will ever come again."""
+        if self.state is SessionState.OPEN:
+            return False
         if self.state is SessionState.REFUSED and self.failover.has_choice:
             return False
         return self.state in (SessionState.REFUSED, SessionState.FENCED, SessionState.CLOSED)
@@ -125,8 +138,13 @@ class ProducerSession:
         self._barrier = None
         return Hello(
             PROTOCOL_VERSION, who.producer_id, who.epoch, who.stream, schema, schema.crc32,
-            capabilities(), who.host_id, who.boot_id, who.token, seq, row,
+            (*capabilities(), *self._additions()), who.host_id, who.boot_id, who.token, seq, row,
         )  # fmt: skip
+
+    def _additions(self) -> tuple[str, ...]:
+        """Beyond the first release. That it resumes is said before its rows have numbers only."""
+        begins = self._resumes and self.welcome is None and not self.window.next_row
+        return (ROW_COUNTS, RESUMES) if begins else (ROW_COUNTS,)
 
     def lost(self) -> None:
         """The connection is gone; a new one is made and greeted at once."""
@@ -186,10 +204,9 @@ class ProducerSession:
         stamp_ns = int(now * 1e9)
         if self._barrier is None:
             self._barrier = stamp_ns, self.window.transmitted_seq
-        books = self.window.books
         return Ping(
-            self._session_number, stamp_ns, needed, books.pushed_rows,
-            books.dropped_rows_in_all, self.blocked_seconds,
+            self._session_number, stamp_ns, needed, self.window.next_row,
+            self.window.books.dropped_rows_in_all, self.blocked_seconds,
         )  # fmt: skip
 
     @property
@@ -200,10 +217,9 @@ class ProducerSession:
 
     def bye(self) -> Bye:
         """The end of the stream."""
-        books = self.window.books
         return Bye(
-            self._session_number, self.window.sent_seq, books.pushed_rows,
-            books.dropped_rows_in_all, self.blocked_seconds,
+            self._session_number, self.window.sent_seq, self.window.next_row,
+            self.window.books.dropped_rows_in_all, self.blocked_seconds,
         )  # fmt: skip
 
     def due_seconds(self, now: float) -> float:
@@ -266,7 +282,7 @@ class ProducerSession:
             return
         self.window.open(welcome)
         if self.welcome is None:
-            self.last_cursor = welcome.last_cursor
+            self._go_on_from(welcome)
         self.welcome = welcome
         self.state = SessionState.OPEN
         self.sessions += 1
@@ -274,6 +290,17 @@ class ProducerSession:
         self._retry_seconds = RETRY_SECONDS[0]
         self._asked_credit = False
         self._heard_at = self._pinged_at = self._answered_at = now
+
+    def _go_on_from(self, welcome: Welcome) -> None:
+        """The first session says how far former runs have come, or this one's former process."""
+        window = self.window
+        self.last_cursor = welcome.last_cursor
+        if welcome.next_row is None or welcome.rows_behind_cursor is None:
+            return
+        if self._resumes and not window.next_row:
+            window.begin_at(welcome.next_row)
+        cursor_row = welcome.next_row - welcome.rows_behind_cursor
+        self.rows_behind_cursor = max(0, window.next_row - cursor_row)
 
     def _refused(self, refused: Refused, now: float) -> None:
         if self.state is not SessionState.GREETING:

@@ -91,6 +91,11 @@ class SurvivingWindow(SendWindow):
         self._write("push", [place], _label(batch.label), batch.produced_at_ns, cursor, sample_ids)
         super().grow(batch, rows, cursor, sample_ids)
 
+    def begin_at(self, row: int) -> None:
+        if row:
+            self._write("begin_at", row)
+        super().begin_at(row)
+
     def drop_push(self, reason: str, rows: int) -> None:
         self._write("drop_push", reason, rows)
         super().drop_push(reason, rows)
@@ -119,20 +124,30 @@ class SurvivingWindow(SendWindow):
             self._write("release", upto_seq)
         return super()._release(upto_seq)
 
-    def _quarantine(self, index: int, code: str) -> None:
-        self._write("quarantine", index, code)
-        super()._quarantine(index, code)
+    def _quarantine(self, index: int, code: str, rows: int) -> None:
+        self._write("quarantine", index, code, rows)
+        super()._quarantine(index, code, rows)
 
     # -- the next life ---------------------------------------------------------------------------
 
     @property
     def newest_cursor(self) -> Cursor:
         """The newest cursor of what is still here; None when nothing here has one."""
+        return self._newest_place()[0]
+
+    @property
+    def rows_behind_cursor(self) -> int:
+        """How many rows were pushed behind `newest_cursor`."""
+        return self.next_row - self._newest_place()[1]
+
+    def _newest_place(self) -> tuple[Cursor, int]:
+        """The newest cursor here, and the row behind the last one that it is complete with."""
         for batches in (self._unsent, self._in_flight):
             for batch in reversed(batches):
                 if batch.cursors:
-                    return batch.cursors[-1][1]
-        return None
+                    end, cursor = batch.cursors[-1]
+                    return cursor, batch.first_row + end
+        return None, 0
 
     def state(self) -> Operation:
         """The whole window but its rows, as the operation that a journal begins with."""
@@ -166,6 +181,7 @@ class SurvivingWindow(SendWindow):
     def _batch(
         self, number: int, start: int, rows: int, first_row: int, label: list[Any],
         produced_at_ns: int, cursors: list[list[Any]], ids: bytes, seq: int, refused: str,
+        refused_rows: int | None = None,
     ) -> Batch:  # fmt: skip
         slab = self._replaying[number]
         slab.users += 1
@@ -173,6 +189,7 @@ class SurvivingWindow(SendWindow):
             slab, start, rows, first_row, Label(*label), produced_at_ns,
             [(end, cursor) for end, cursor in cursors], bytearray(ids),
             seq=seq, sent_times=1, refused=refused,
+            refused_rows=(rows if refused else 0) if refused_rows is None else refused_rows,
         )  # fmt: skip
 
     def _replay_push(
@@ -206,8 +223,11 @@ class SurvivingWindow(SendWindow):
     def _replay_release(self, upto_seq: int) -> None:
         self._release(upto_seq)
 
-    def _replay_quarantine(self, index: int, code: str) -> None:
-        self._quarantine(index, code)
+    def _replay_quarantine(self, index: int, code: str, rows: int | None = None) -> None:
+        self._quarantine(index, code, self._in_flight[index].rows if rows is None else rows)
+
+    def _replay_begin_at(self, row: int) -> None:
+        self.begin_at(row)
 
 
 class _Silent:
@@ -225,5 +245,5 @@ def _plain(batch: Batch) -> list[Any]:
     return [
         batch.slab.number, batch.start, batch.rows, batch.first_row, _label(batch.label),
         batch.produced_at_ns, [list(pair) for pair in batch.cursors], bytes(batch.sample_ids),
-        batch.seq, batch.refused,
+        batch.seq, batch.refused, batch.refused_rows,
     ]  # fmt: skip

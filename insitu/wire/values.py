@@ -79,6 +79,13 @@ TASK = text(128)
 #: the largest number in a message
 MOST_COUNT = 2**63 - 1
 Count = Annotated[int, whole(0, MOST_COUNT)]
+MaybeCount = Annotated[
+    int | None,
+    Check(
+        lambda v: v is None or (type(v) is int and 0 <= v <= MOST_COUNT),
+        f"nil, or a whole number in [0, {MOST_COUNT}]",
+    ),
+]
 Number = Annotated[int, whole(1, MOST_COUNT)]
 Hash = Annotated[int, whole(0, 2**64 - 1)]
 Word = Annotated[int, whole(0, 2**32 - 1)]

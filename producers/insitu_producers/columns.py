@@ -45,9 +45,38 @@ def as_columns(
         ProducerError: naming the field that is missing, unknown, of another dtype or shape, or
             of another number of rows; or a push of no rows.
     """
-    if len(arrays) != len(schema.fields) or any(f.name not in arrays for f in schema.fields):
+    columns = []
+    fields = schema.fields
+    for field in fields:
+        value = arrays.get(field.name)
+        if type(value) is not np.ndarray or single or not _fits(field, value):
+            if field.name not in arrays:
+                raise _other_fields(schema, arrays)
+            value = _column(field, value, single)
+        columns.append(value)
+    if len(arrays) != len(fields):
         raise _other_fields(schema, arrays)
-    columns = [_column(field, arrays[field.name], single) for field in schema.fields]
+    rows = len(columns[0])
+    if len(columns) > 1:
+        _check_lengths(schema, columns)
+    if rows == 0:
+        raise ProducerError(
+            f"a push of 0 rows (field {schema.fields[0].name!r} is empty)", allowed="1 row or more"
+        )
+    return rows, columns
+
+
+def _fits(field: Field, value: Array) -> bool:
+    """Whether this array can be copied into the field's column as it is."""
+    return (
+        value.dtype == field.numpy_dtype
+        and value.shape[1:] == field.shape
+        and value.ndim > 0
+        and field.dtype != "bfloat16"
+    )
+
+
+def _check_lengths(schema: Schema, columns: list[Array]) -> None:
     rows = len(columns[0])
     for field, column in zip(schema.fields, columns, strict=True):
         if len(column) != rows:
@@ -56,23 +85,9 @@ def as_columns(
                 f"{schema.fields[0].name!r} has {rows}",
                 allowed="one first axis for all fields",
             )
-    if rows == 0:
-        raise ProducerError(
-            f"a push of 0 rows (field {schema.fields[0].name!r} is empty)", allowed="1 row or more"
-        )
-    return rows, columns
 
 
 def _column(field: Field, value: Any, single: bool) -> Array:
-    if (
-        type(value) is np.ndarray
-        and value.shape[1:] == field.shape
-        and value.dtype == field.numpy_dtype
-        and field.dtype != "bfloat16"
-        and value.ndim
-        and not single
-    ):
-        return value
     dtype, array = as_array(field.name, value, field)
     if single:
         array = array[np.newaxis]

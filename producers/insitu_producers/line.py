@@ -24,13 +24,15 @@ class Line:
     """The three parts, and the questions that are asked of all of them.
 
     Args:
-        changed: the lock of window and session.
+        changed: the lock of window and session, to wait with.
+        lock: the same, to be taken quickly.
     """
 
     window: SendWindow
     session: ProducerSession
     connection: Connection
     changed: threading.Condition
+    lock: threading.Lock
 
     def check(self) -> None:
         """Raise when nothing can be pushed any more."""

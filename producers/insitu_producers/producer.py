@@ -14,9 +14,7 @@ from typing import Any, Self
 
 from insitu.errors import InsituError, ProducerError
 from insitu.schema import Schema
-from insitu.wire.batches import Label, Span
 from insitu.wire.failover import Failover, service_index, service_name
-from insitu.wire.rows import Array
 from insitu.wire.session import Identity, ProducerSession
 from insitu.wire.surviving import SurvivingWindow
 from insitu.wire.values import CURSOR, TASK, Cursor
@@ -30,18 +28,18 @@ from insitu_producers.columns import (
 )
 from insitu_producers.connection import Connection, logger
 from insitu_producers.credentials import Credentials
+from insitu_producers.forks import forks
 from insitu_producers.host import boot_id, host_id
 from insitu_producers.line import LEVELS, Line, WaitTimeoutError
+from insitu_producers.pusher import Pusher
+from insitu_producers.resumption import Resumption
 from insitu_producers.stats import ProducerStats, read_stats
 from insitu_producers.window_keeper import WindowKeeper
-from insitu_producers.writing import DIGEST_BYTES, digests_of, write
 
 #: a service is given so long at least to answer at all
 LEAST_FAILOVER_SECONDS = 0.1
 EVALUATE = 1  # insitu.batch.SampleFlag, which this client cannot import: it has torch
 NO_REPLAY = 2
-#: up to this size a push is copied under the lock, which is cheaper than to take it twice
-_SMALL_BYTES = 64 << 10
 
 
 class Producer:
@@ -82,6 +80,9 @@ class Producer:
             survives this process: a producer of the same stream, id and directory sends again
             what was pushed and not taken, each row once. It is preallocated. Not for shared file
             systems without locks; a loss of power is not survived. See docs/producers.md.
+        resumes: what is pushed goes on right behind `last_cursor`, row for row as in the run
+            before, if there was one. Rows of it that the service has already (the first part of a
+            push, say) are left out, so each enters once. Push after `wait_connected` then.
 
     Example:
         >>> import numpy as np
@@ -110,6 +111,7 @@ class Producer:
         epoch: int | None = None,
         failover_seconds: float = 10.0,
         window_directory: str | os.PathLike[str] | None = None,
+        resumes: bool = False,
     ) -> None:
         for what, text in (("stream", stream), ("producer_id", producer_id)):
             if not text or not TASK.accepts(text):
@@ -135,18 +137,24 @@ class Producer:
         self._block_timeout_seconds = block_timeout_seconds
         self._window_bytes = window_bytes
         self._linger_seconds = linger_seconds
-        self._process = os.getpid()
+        self._forks = forks()
         self._push_lock = threading.Lock()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._full_since: float | None = None
-        self._told_dropping = False
         self._closed = False
         self._line: Line | None = None
+        self._pusher: Pusher | None = None
+        self._resumes = resumes
+        self._resumption = None if resumes else Resumption(0)
         directory = None if window_directory is None else Path(window_directory)
         self._keeper = WindowKeeper(directory, stream, producer_id, window_bytes, epoch)
         try:
             given = self._keeper.found_schema if schema is None else as_schema(schema)
+            if given is None and resumes:
+                raise ProducerError(
+                    "a producer that resumes has no schema",
+                    remedy="give Producer(schema=...), so that it connects before the first push",
+                )
             if given is not None:
                 self._start(given)
         except BaseException:
@@ -217,116 +225,30 @@ class Producer:
                 raise ProducerError(f"cursor is {cursor!r}", allowed=CURSOR.allowed)
             line = self._line or self._start(inferred(arrays, single=single))
             rows, columns = as_columns(line.window.schema, arrays, single=single)
-            ids = b"" if sample_ids is None else as_sample_ids(sample_ids, rows)
-            return self._push_parts(
-                line, columns, rows, Label(task, flags, sample_ids is not None), cursor, ids
-            )
+            ids = None if sample_ids is None else as_sample_ids(sample_ids, rows)
+            resumption = self._resumption or self._resume(line)
+            if not resumption.is_over:
+                columns, rows, ids = resumption.leave_out(columns, rows, ids)
+                if not rows:
+                    return True
+            assert self._pusher is not None
+            return self._pusher.push(columns, rows, task, flags, cursor, ids)
 
-    def _push_parts(
-        self, line: Line, columns: list[Array], rows: int, label: Label, cursor: Cursor, ids: bytes
-    ) -> bool:
-        """A push of more than half of the window goes in parts; each finds its own room."""
-        most = max(1, line.window.pool.capacity_rows // 2)
-        if rows <= most:
-            return self._push_part(line, columns, rows, label, cursor, ids)
-        taken = True
-        for start in range(0, rows, most):
-            stop = min(start + most, rows)
-            part = [column[start:stop] for column in columns]
-            newest = cursor if stop == rows else None
-            taken &= self._push_part(
-                line, part, stop - start, label, newest, ids[8 * start : 8 * stop]
-            )
-        return taken
-
-    def _push_part(
-        self, line: Line, columns: list[Array], rows: int, label: Label, cursor: Cursor, ids: bytes
-    ) -> bool:
-        window, connection, dialogue = line.window, line.connection, line.connection.dialogue
-        small = rows * window.schema.row_bytes <= _SMALL_BYTES and not self._policy.chooses
-        if small and self._push_small(line, columns, rows, label, cursor, ids):
-            return True
-        produced_at_ns = time.time_ns()
-        with self._changed:
-            spans = self._policy.reserve(window, rows)
-            if spans is None and self._policy.waits:
-                spans = self._wait_for_room(line, rows)
-            if spans is None:
-                window.drop_push(self._policy.reason, rows)
-                self._tell_dropping()
-                return False
-            self._full_since = None
-        try:
-            write(spans, columns)
-            large = rows * window.schema.row_bytes >= DIGEST_BYTES
-            digests = digests_of(spans, window.checksum_kind) if large else ()
-        except BaseException:
-            with self._changed:
-                window.abandon(spans)
-            raise
-        with self._changed:
-            try:
-                window.commit(
-                    spans,
-                    label,
-                    produced_at_ns=produced_at_ns,
-                    cursor=cursor,
-                    sample_ids=ids,
-                    digests=digests,
+    def _resume(self, line: Line) -> Resumption:
+        """How much of what is pushed first is at the service, or in the window."""
+        session = line.session
+        rows: int | None = self._keeper.recovered_rows_behind_cursor
+        if self._keeper.recovered_cursor is None:
+            if session.welcome is None:
+                raise ProducerError(
+                    "push before the service has said where to go on",
+                    remedy="wait_connected(...) before the first push of a producer that resumes",
                 )
-            except InsituError:  # such as a full disk under a window that is kept in files
-                window.abandon(spans)
-                raise
-            wake, dialogue.wants_waking = dialogue.wants_waking, False
-        if wake:
-            connection.wake()
-        return True
-
-    def _push_small(
-        self, line: Line, columns: list[Array], rows: int, label: Label, cursor: Cursor, ids: bytes
-    ) -> bool:
-        """Append to the batch that waits to be sent, if there is one and it has room."""
-        window, connection, dialogue = line.window, line.connection, line.connection.dialogue
-        with self._lock:
-            batch = window.growing(rows, label)
-            if batch is None:
-                return False
-            start = batch.slab.used_rows
-            for field, column in zip(batch.slab.fields, columns, strict=True):
-                field[start : start + rows] = column
-            window.grow(batch, rows, cursor, ids)
-            self._full_since = None
-            wake, dialogue.wants_waking = dialogue.wants_waking, False
-        if wake:
-            connection.wake()
-        return True
-
-    def _wait_for_room(self, line: Line, rows: int) -> list[Span] | None:
-        """Wait under the policy `block`; None when the time is up."""
-        settled = line.settled_rows()
-        while (spans := self._policy.reserve(line.window, rows)) is None:
-            self._check_usable()
-            now = time.monotonic()
-            if line.settled_rows() != settled or self._full_since is None:
-                settled, self._full_since = line.settled_rows(), now
-            left = None
-            if self._block_timeout_seconds is not None:
-                left = self._full_since + self._block_timeout_seconds - now
-                if left <= 0:
-                    return None
-            self._changed.wait(left)
-            line.session.blocked_seconds += time.monotonic() - now
-        return spans
-
-    def _tell_dropping(self) -> None:
-        """One log line when dropping begins."""
-        if not self._told_dropping:
-            self._told_dropping = True
-            logger.warning(
-                "the window of %s is full; pushes are dropped (%s), see stats()",
-                self._identity.producer_id,
-                self._policy.reason,
-            )
+            rows = session.rows_behind_cursor
+        if rows is None:
+            logger.warning("the service does not tell which rows behind its last cursor it has")
+        self._resumption = Resumption(rows or 0)
+        return self._resumption
 
     # -- connecting, waiting, ending -----------------------------------------------------------
 
@@ -341,15 +263,16 @@ class Producer:
         failover = Failover(len(self._endpoints), self._failover_seconds, place)
         window.use_service(service_name(failover.index))
         identity = replace(self._identity, epoch=self._keeper.epoch)
-        session = ProducerSession(window, identity, failover)
+        session = ProducerSession(window, identity, failover, resumes=self._resumes)
         connection = Connection(self._endpoints, session, self._changed, self._credentials)
-        self._line = Line(window, session, connection, self._changed)
-        return self._line
+        self._line = line = Line(window, session, connection, self._changed, self._lock)
+        self._pusher = Pusher(line, self._policy, self._block_timeout_seconds, self._check_usable)
+        return line
 
     def _check_usable(self) -> None:
         if self._closed:
             raise ProducerError("the producer is closed", remedy="make a new Producer")
-        if os.getpid() != self._process:
+        if forks() != self._forks:
             raise ProducerError(
                 "the producer was made before a fork and is used after it",
                 consequence="its thread and its socket did not come along",
@@ -435,8 +358,9 @@ class Producer:
         """The newest cursor that the service had of this producer id when we first connected.
 
         So a simulation that was started again knows where to go on: all rows up to this cursor
-        are at the service, or in a window that survived and are sent from there; none behind it
-        are. Known after `wait_connected`; None if there is none.
+        are at the service, or in a window that survived and are sent from there. Of the push
+        behind it a part may be there too, see `resumes`. Known after `wait_connected`; None if
+        there is none.
         """
         if self._keeper.recovered_cursor is not None:
             return self._keeper.recovered_cursor
@@ -451,6 +375,7 @@ class Producer:
                 self._line.session,
                 garbage_messages=self._line.connection.garbage_messages,
                 recovered_rows=self._keeper.recovered_rows,
+                left_out_rows=self._resumption.left_out_rows if self._resumption else 0,
                 last_cursor=self.last_cursor,
             )
 
@@ -463,7 +388,7 @@ class Producer:
         if self._closed:
             return
         line = self._line
-        if line is not None and os.getpid() == self._process:
+        if line is not None and forks() == self._forks:
             deadline = time.monotonic() + self._linger_seconds
             with contextlib.suppress(InsituError):
                 self._wait_asking(line.is_clear, self._linger_seconds, "close")

@@ -19,7 +19,9 @@ class ProducerStats:
         pushed_rows, pushed_batches, pushed_bytes: what `push` was given (batches are pushes).
         acknowledged_rows, ...: what the service has taken; batches are batches on the wire,
             which merged pushes share.
-        quarantined_rows, quarantined_batches: what the service refused as bad data.
+        quarantined_rows, quarantined_batches: what the service refused as bad data, and the
+            batches with such rows. The other rows of these are acknowledged; a service before
+            release 2 does not tell how many, and all then count as quarantined.
         dropped_rows: by reason: `timeout`, `newest`, `oldest`, `thinned`, `closed`.
         pending_rows: in the window, sent or not.
         sent_batches, sent_bytes, resent_batches: what went out, resent batches included.
@@ -36,6 +38,8 @@ class ProducerStats:
         window_used_ratio: 0 to 1.
         garbage_messages: answers that were no messages of this protocol.
         recovered_rows: what a former process had left in the window's files.
+        left_out_rows: given to `push` by a producer that resumes, and at the service already; not
+            among the pushed rows.
         last_cursor: the newest cursor that the service had when the producer first connected, or
             that is in a window that was recovered.
         last_error: the newest complaint of the service, or of the connection; empty if none.
@@ -69,6 +73,7 @@ class ProducerStats:
     window_used_ratio: float = 0.0
     garbage_messages: int = 0
     recovered_rows: int = 0
+    left_out_rows: int = 0
     last_cursor: Cursor = None
     last_error: str = ""
 
@@ -78,7 +83,12 @@ class ProducerStats:
 
 
 def read_stats(
-    session: ProducerSession, *, garbage_messages: int, recovered_rows: int, last_cursor: Cursor
+    session: ProducerSession,
+    *,
+    garbage_messages: int,
+    recovered_rows: int,
+    left_out_rows: int,
+    last_cursor: Cursor,
 ) -> ProducerStats:
     """A consistent reading; the caller holds the lock of the session and its window."""
     window = session.window
@@ -112,6 +122,7 @@ def read_stats(
         window_used_ratio=window.pool.used_ratio,
         garbage_messages=garbage_messages,
         recovered_rows=recovered_rows,
+        left_out_rows=left_out_rows,
         last_cursor=last_cursor,
         last_error=session.last_error,
     )

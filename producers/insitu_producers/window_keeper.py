@@ -39,6 +39,7 @@ class WindowKeeper:
         #: what a former process left here
         self.recovered_rows = 0
         self.recovered_cursor: Cursor = None
+        self.recovered_rows_behind_cursor = 0
         self._window_bytes = window_bytes
         self._found: SurvivingWindow | None = None
         self._file = None if directory is None else WindowFile(directory, stream, producer_id)
@@ -65,6 +66,7 @@ class WindowKeeper:
             return
         self._found, self.epoch = window, found_epoch
         self.recovered_rows, self.recovered_cursor = rows, window.newest_cursor
+        self.recovered_rows_behind_cursor = window.rows_behind_cursor
 
     @property
     def found_schema(self) -> Schema | None:

@@ -179,7 +179,7 @@ class DataPath:
         else:
             bad = int(refusal.bad_rows.sum())
             text = refusal.text[:_MOST_CHARACTERS]
-            nack = session.receiver.quarantine(NackCode(refusal.code), text)
+            nack = session.receiver.quarantine(NackCode(refusal.code), text, bad)
             self._intake.quarantined_samples[refusal.code] += bad
             self._tell(session, text)
             self._send(session.identity, nack)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from insitu.schema import Schema
 from insitu.stream.stamp import Position
+from insitu.wire.capabilities import RESUMES, ROW_COUNTS
 from insitu.wire.checksum import choose
 from insitu.wire.messages import (
     PROTOCOL_VERSION,
@@ -87,6 +88,8 @@ class Terms:
             return Fenced(position.epoch, text)
         if position is not None and position.epoch == hello.epoch:
             next_seq, next_row = position.seq + 1, position.rows
+        elif position is not None and RESUMES in hello.capabilities:
+            next_row = position.rows_behind_cursor  # rows that a former run of it has sent
         return Receiver(
             session,
             self.schema.row_bytes,
@@ -95,11 +98,15 @@ class Terms:
             max_fragment_bytes=self.max_fragment_bytes,
             next_seq=next_seq,
             next_row=next_row,
+            counts_rows=ROW_COUNTS in hello.capabilities,
         )
 
-    def welcome(self, receiver: Receiver, position: Position | None, window_bytes: int) -> Welcome:
+    def welcome(
+        self, hello: Hello, receiver: Receiver, position: Position | None, window_bytes: int
+    ) -> Welcome:
         """The session begins; the receiver must have resumed."""
         ack = receiver.ack(window_bytes, CREDIT_BATCHES)
+        told = ROW_COUNTS in hello.capabilities
         return Welcome(
             PROTOCOL_VERSION,
             receiver.session,
@@ -113,7 +120,16 @@ class Terms:
             self.when_full,
             receiver.checksum_kind,
             self.heartbeat_seconds,
+            receiver.next_row if told else None,
+            _rows_behind_cursor(hello, receiver, position) if told else None,
         )
+
+
+def _rows_behind_cursor(hello: Hello, receiver: Receiver, position: Position | None) -> int:
+    """As in WELCOME. The row numbers of a run begin at the cursor that a former run has left."""
+    if position is None or position.epoch != hello.epoch:  # such as on a full disk
+        return receiver.next_row
+    return position.rows_behind_cursor
 
 
 #: batches that may be under way at a time; bytes are the limit that matters

@@ -88,7 +88,7 @@ class Lobby:
         self._inlet.reopen()
         position = self._inlet.position(hello.producer_id)
         window = self._acknowledger.window(session)
-        self._send(identity, self._terms.welcome(receiver, position, window))
+        self._send(identity, self._terms.welcome(hello, receiver, position, window))
         producer_id = hello.producer_id
         _log.info(
             "producer %s has come, at batch %d",
