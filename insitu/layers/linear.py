@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from insitu.errors import OperatorError
 from insitu.layers.hebbian import HebbianLayer
 from insitu.layers.initial_weights import InitialWeights
+from insitu.layers.inner_products import inner_products
 from insitu.layers.learning_rates import LearningRates
 from insitu.layers.rules.base import Rule
 
@@ -74,15 +74,18 @@ class HebbianLinear(HebbianLayer):
         return rows
 
     def _potentials(self, prepared: Tensor) -> Tensor:
-        return functional.linear(prepared, self.weight.to(prepared.dtype))
+        return inner_products(prepared, self.weight.to(prepared.dtype))
 
     def _find_direction(self, activities: Tensor, prepared: Tensor, potentials: Tensor) -> None:
         decay = self._decay(activities, potentials)
-        if activities.dtype == self.direction.dtype:
-            torch.mm(activities.t(), prepared, out=self.direction)
-        else:
-            self.direction.copy_(torch.mm(activities.t(), prepared))
-        self.direction.addcmul_(self.weight, decay, value=-1.0)
+        # the compiler joins passes, but none with a product; and a product is not added to a sum of
+        # another precision
+        if torch.compiler.is_compiling() or activities.dtype != self.weight.dtype:
+            correlation = torch.mm(activities.t(), prepared).to(self.weight.dtype)
+            self.direction.copy_(torch.addcmul(correlation, self.weight, decay, value=-1.0))
+            return
+        torch.mul(self.weight, decay.neg_(), out=self.direction)
+        self.direction.addmm_(activities.t(), prepared)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, rule={type(self.rule).__name__}"

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: values that are worked on at once: what a core's cache holds
-_VALUES_AT_ONCE = 1 << 19
+#: values that each thread works on at once: what a core's cache holds
+_VALUES_A_THREAD = 1 << 19
 #: 2 to it is about 1e-30: smaller shares change no sum, but powers that underflow take a CPU ten
 #: times as long, and large first weights make that most of all values
 _LEAST_EXPONENT = -100.0
@@ -81,7 +81,8 @@ def _in_pieces(potentials: Tensor) -> bool:
 def _by_pieces(potentials: Tensor, fill: Callable[[Tensor, Tensor], None]) -> Tensor:
     """What `fill(part, result)` makes of the rows, a few at a time."""
     result = torch.empty_like(potentials)
-    rows = max(1, _VALUES_AT_ONCE // max(1, potentials[:1].numel()))
+    at_once = _VALUES_A_THREAD * torch.get_num_threads()
+    rows = max(1, at_once // max(1, potentials[:1].numel()))
     for first in range(0, len(potentials), rows):
         part, into = (_table(whole[first : first + rows]) for whole in (potentials, result))
         if part.dtype.itemsize >= 4:
@@ -109,13 +110,13 @@ def _one_hot_into(part: Tensor, result: Tensor) -> None:
 def _first_zero(gaps: Tensor) -> Tensor:
     """(rows, 1, *places) which kernel has gap 0, the first of several; all others are below 0.
 
-    The kernel's number, counted from behind, plus the gap times the largest number there is: what
-    is not 0 falls far below every number. NaN gives some kernel.
+    The kernel's number less the gap times the largest number there is: what is not 0 rises far
+    above every number. NaN gives some kernel.
     """
     kernels = gaps.shape[1]
-    numbers = torch.arange(kernels, 0, -1, dtype=gaps.dtype).view(-1, *(1,) * (gaps.dim() - 2))
-    largest = torch.add(numbers, gaps, alpha=torch.finfo(gaps.dtype).max).amax(1, keepdim=True)
-    return torch.rsub(largest, kernels).long().clamp_(0, kernels - 1)
+    numbers = torch.arange(kernels, dtype=gaps.dtype).view(-1, *(1,) * (gaps.dim() - 2))
+    least = torch.add(numbers, gaps, alpha=-torch.finfo(gaps.dtype).max).amin(1, keepdim=True)
+    return least.long().clamp_(0, kernels - 1)
 
 
 def _raise(gaps: Tensor, inverse_temperature: float) -> Tensor:
@@ -147,8 +148,8 @@ def _wins(potentials: Tensor) -> Tensor:
 
 def _shares(potentials: Tensor, inverse_temperature: float) -> Tensor:
     gaps = potentials - potentials.amax(-1, keepdim=True)
-    exponents = gaps * (inverse_temperature / math.log(2.0))
-    powers = torch.exp2(exponents.clamp(min=_LEAST_EXPONENT))
+    # exp, which the compiler keeps for the second use; powers of two it would compute twice
+    powers = torch.exp((gaps * inverse_temperature).clamp(min=_LEAST_EXPONENT * math.log(2.0)))
     return powers * powers.sum(-1, keepdim=True).reciprocal()
 
 
