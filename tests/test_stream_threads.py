@@ -230,7 +230,7 @@ def test_saving_beside_a_running_ingest_is_consistent() -> None:
                 continue
             state = buffer.state_dict()
             held = state["provenance"][:, : Column.ROW + 1].tolist()
-            for name, _, _, rows, _ in state["positions"]:
+            for name, _, _, rows, *_ in state["positions"]:
                 producer = state["producers"].index(name)
                 kept = {row for p, row in held if p == producer}
                 assert kept.isdisjoint(drawn[producer])

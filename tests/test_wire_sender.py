@@ -124,6 +124,20 @@ def test_a_batch_is_cut_between_rows_to_the_largest_allowed_and_to_credit() -> N
     assert [n for d in first + rest for n in numbers(d)] == [0, 1, 2, 3, 6, 7, 8, 9]
 
 
+def test_a_batch_is_cut_behind_a_cursor_if_there_is_one() -> None:
+    """So that what the service knows of the newest cursor is exact."""
+    window = window_with(128)
+    for rows, cursor in ((3, 3), (4, 7), (6, 13), (2, None)):
+        push(window, rows, cursor=cursor)
+    window.open(welcome(max_batch_bytes=9 * ROW, credit_bytes=12 * ROW))
+    assert [(d.rows, d.cursor) for d in sent(window)] == [(7, 7)]
+    window.acknowledge(ack(1, credit_bytes=12 * ROW))
+    assert [(d.rows, d.cursor) for d in sent(window)] == [(5, None)]  # there is no credit for more
+    window.acknowledge(ack(2, credit_bytes=99 * ROW))
+    rest = sent(window)
+    assert [(d.rows, d.cursor, numbers(d)[0]) for d in rest] == [(1, 13, 12), (2, None, 13)]
+
+
 def test_credit_is_a_position_and_resends_do_not_use_it() -> None:
     window = window_with()
     for task in "abcd":
@@ -286,6 +300,22 @@ def test_quarantined_rows_are_told_apart() -> None:
     window.refuse(Nack(5, 1, "non_finite", "NaN", False))
     window.acknowledge(ack(2))
     assert (window.books.quarantined_rows, window.books.acknowledged_rows) == (3, 2)
+
+
+@pytest.mark.parametrize(("told", "bad"), [(None, 5), (1, 1), (5, 5), (99, 5)])
+def test_rows_of_a_batch_are_told_apart(told: int | None, bad: int) -> None:
+    """No number means that the service is an older one, which does not say."""
+    window = window_with()
+    window.open(welcome())
+    push(window, 5)
+    assert len(sent(window)) == 1
+    window.refuse(Nack(5, 1, "range", "", False, told))
+    window.acknowledge(ack(1, credit_bytes=1 << 30, credit_batches=99))
+    books = window.books
+    assert (books.quarantined_rows, books.acknowledged_rows) == (bad, 5 - bad)
+    assert (books.quarantined_batches, books.acknowledged_batches) == (1, int(bad < 5))
+    assert books.acknowledged_bytes == (5 - bad) * ROW
+    assert books.pending_rows == 0
 
 
 def test_full_waits_for_an_ack() -> None:
