@@ -365,9 +365,9 @@ def test_another_schema_or_version_is_refused(disk: FileSystemDisk) -> None:
     from insitu.stream.log.segment import SegmentHeader
 
     file = disk.open(segment_name(1))
-    file.write(0, [SegmentHeader(SCHEMA, 1, 0, 0, 0, version=2).encode()])
+    file.write(0, [SegmentHeader(SCHEMA, 1, 0, 0, 0, version=1).encode()])
     file.close()
-    with pytest.raises(LogMismatch, match="format version 2"):
+    with pytest.raises(LogMismatch, match="format version 1"):
         opened(disk)
 
 

@@ -25,6 +25,7 @@ from logged import Found, batch, copied, counting_clock, opened, payload, stamp
 from simulated_disk import Crashed, Operation, Partly, SimulatedDisk
 
 SEGMENT_BYTES = 10_000  # two pages and a half: records end anywhere in a page
+SPARE_SEGMENTS = 2  # written anew with old records in them
 _KINDS = [Kind.BATCH, Kind.BATCH, Kind.BATCH, Kind.SKIP, Kind.END]
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -62,7 +63,12 @@ class LogMachine(RuleBasedStateMachine):
         self.synced = 0
         self.checkpoint = 0
         self.value = 0
-        self.log, found, _ = opened(self.disk, segment_bytes=SEGMENT_BYTES, clock=self.clock)
+        self.log, found, _ = opened(
+            self.disk,
+            segment_bytes=SEGMENT_BYTES,
+            spare_segments=SPARE_SEGMENTS,
+            clock=self.clock,
+        )
         assert found == []
         self.reader: LogReader | None = None
 
@@ -118,7 +124,7 @@ class LogMachine(RuleBasedStateMachine):
     def fail_to_append(self, rows: int, number: int, part: float, at: int) -> None:
         """An operation of an append fails: nothing happened, and it can be tried again."""
         entry = self._entry(Kind.BATCH, rows)
-        self._fail(at, OSError(number, "so it is"), part, spare=("sync",))
+        self._fail(at, OSError(number, "so it is"), part, spare=("sync", "sync_names"))
         refused: type[Exception] | None = None
         try:
             entry.append_to(self.log)
@@ -134,7 +140,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(at=st.integers(0, 2))
     def fail_to_prepare(self, at: int) -> None:
-        self._fail(at, OSError(errno.ENOSPC, "full"), 0.0)
+        self._fail(at, OSError(errno.ENOSPC, "full"), 0.0, spare=("sync_names",))
         with suppress(LogFull):
             self.log.prepare()
         self._heal()
@@ -304,6 +310,7 @@ class LogMachine(RuleBasedStateMachine):
             after,
             after_chain=self.chains[after],
             segment_bytes=SEGMENT_BYTES,
+            spare_segments=SPARE_SEGMENTS,
             clock=self.clock,
         )
         assert [each.number for each in found] == list(range(after + 1, recovery.appended + 1))

@@ -121,12 +121,12 @@ def _padded(size: int) -> int:
 
 
 def _segment(data: bytes) -> tuple[list[Any], int, int]:
-    """The schema, the seed, and where the first record begins."""
+    """The schema and whether it is reused, the seed, and where the first record begins."""
     assert data[:8] == b"INSITLOG"
     version, schema_bytes = struct.unpack_from("<II", data, 8)
     end = _padded(56 + schema_bytes)
     (seed,) = struct.unpack_from("<Q", data, 48)
-    assert version == 1
+    assert version == 2
     assert seed == _xxh3(data[:48] + data[56:end])
     return msgpack.unpackb(data[56 : 56 + schema_bytes]), seed, end
 
@@ -154,7 +154,7 @@ def _records(data: bytes) -> Iterator[tuple[int, int, int, list[Any] | None, byt
 def test_the_page_describes_the_bytes() -> None:
     data = _written("large")
     first, second = data[:1024], data[1024:]
-    assert _segment(first)[0] == [["x", "float32", [3]], ["y", "int64", []]]
+    assert _segment(first)[0] == [[["x", "float32", [3]], ["y", "int64", []]], False]
     records = [*_records(first), *_records(second)]
     assert [record[0] for record in records] == [1, 2, 3, 4, 5, 6, 7]
     assert [record[1] for record in records] == [1, 2, 3, 4, 5, 6, 7]

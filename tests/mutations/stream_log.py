@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from insitu.stream.log.errors import LogDamaged
 from insitu.stream.log.record import HEADER_BYTES as _HEADER_BYTES
 from insitu.stream.log.record import Header, Record, decode_header, decode_meta
-from insitu.stream.log.segment import segment_name
+from insitu.stream.log.segment import SegmentHeader, segment_name
+from insitu.stream.log.tail import used_bytes
 from mutations.base import Mutation, constantly
 
 LOG = "tests/test_log.py"
 CRASHES = "tests/test_log_crashes.py"
 FORMAT = "tests/test_log_format.py"
+REUSE = "tests/test_log_reuse.py"
 AUDIT = "tests/test_stream_audit.py"
 COMMAND = "tests/test_log_command.py"
 
@@ -48,6 +51,12 @@ def _sync_and_go_on(self: Any, files: Sequence[Any], *, names: bool) -> None:
         self._disk.sync_names()
     except OSError:
         pass
+
+
+def _misfit_is_damage(self: Any, header: SegmentHeader, first: int) -> str:
+    if header.first_record != first:
+        raise LogDamaged("no crash renames a segment")
+    return ""
 
 
 def _records_only(records: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -90,9 +99,23 @@ MUTATIONS = {
         "insitu.stream.log.recovery:promised_by", constantly(0), LOG
     ),
     "log: released while it is needed": Mutation(
-        "insitu.stream.log.segments:Segments._oldest_unneeded",
-        lambda self, upto, now: self._all[0] if len(self._all) > 1 else None,
+        "insitu.stream.log.segments:Segments._count_unneeded",
+        lambda self, upto, now: len(self._all) - 1,
         LOG,
+    ),
+    "log: a file is written over before its old name is gone": Mutation(
+        "insitu.stream.log.unsynced:Unsynced.sync_names", constantly(None), REUSE
+    ),
+    "log: what an earlier segment left is believed": Mutation(
+        "insitu.stream.log.segment_reader:decode_header", _unseeded, REUSE
+    ),
+    "log: what an earlier segment left is taken for a tear": Mutation(
+        "insitu.stream.log.segment_reader:SegmentReader.written_behind",
+        lambda self: used_bytes(self._file, self.offset_bytes),
+        REUSE,
+    ),
+    "log: a file of an earlier use is taken for damage": Mutation(
+        "insitu.stream.log.recovery:Scan._misfit", _misfit_is_damage, REUSE
     ),
     "audit: rows of a record are alike": Mutation(
         "insitu.stream.audit:row_numbers", _records_only, AUDIT

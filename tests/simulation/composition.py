@@ -55,7 +55,9 @@ def make_logged_inlet(
     on_synced: Callable[[], None],
 ) -> tuple[LoggedInlet, LogSyncer]:
     """As `insitu_service.stream_log.logged.open_log`, not recovered yet."""
-    log = StreamLog(disk, SCHEMA, segment_bytes=settings.segment_bytes, clock=wall_ns)
+    log = StreamLog(
+        disk, SCHEMA, segment_bytes=settings.segment_bytes, spare_segments=2, clock=wall_ns
+    )
     syncer = LogSyncer(
         log,
         at_once=settings.ack_level == AckLevel.DURABLE,

@@ -27,8 +27,8 @@ from insitu.stream.log.segment import (
     read_segment_header,
     segment_name,
 )
-from insitu.stream.log.segment_reader import SegmentReader
-from insitu.stream.log.tail import cut, opened, used_bytes
+from insitu.stream.log.segment_reader import SegmentReader, written_bytes
+from insitu.stream.log.tail import cut, opened
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Recovery:
         appended: the newest good record.
         chain: after it.
         records: verified and handed on, those behind the record that was asked for.
-        torn_bytes: cut off at the end, without zeros; 0 after a clean stop.
+        torn_bytes: cut off at the end, without what was never written; 0 after a clean stop.
         torn_reason: what was wrong there.
         removed: files that were removed with them.
         foreign: files that the log does not know and leaves alone.
@@ -103,7 +103,7 @@ class Scan:
         later = firsts[good:]
         appended, chain = self._end(later)
         torn_bytes = self._torn_bytes(later)
-        if torn_bytes and not cut_damage:
+        if (torn_bytes or later) and not cut_damage:
             self._check_not_damaged(appended, later)
         self.segments = [self._described(first) for first in firsts[:good]]
         if torn_bytes:
@@ -167,7 +167,9 @@ class Scan:
 
     def _misfit(self, header: SegmentHeader, first: int) -> str:
         check_header(header, self._schema, segment_name(first))
-        if header.first_record != first:
+        if header.first_record < first:
+            return "it begins as it did in an earlier use"
+        if header.first_record > first:
             raise LogDamaged(
                 f"{segment_name(first)} says that it begins at record {header.first_record:,}",
                 consequence="the service does not start: no crash renames a segment",
@@ -269,13 +271,14 @@ class Scan:
             return read_segment_header(file)
 
     def _torn_bytes(self, later: list[int]) -> int:
-        """What lies behind the last good record, up to the last byte that is not zero."""
+        """What was written behind the last good record."""
         total = 0
         if self.file is not None:
-            total = used_bytes(self.file, self.tail_bytes)
+            assert self._reader is not None
+            total = self._reader.written_behind()
         for first in later:
             with opened(self._disk, segment_name(first)) as file:
-                total += used_bytes(file, 0)
+                total += written_bytes(file, first)
         return total
 
     def _cut(self) -> None:

@@ -1,34 +1,37 @@
 """A segment: one preallocated file of the log, a header and then records, without gaps.
 
-    header, 56 bytes, little-endian, then the stream's schema in msgpack, zeros to the next
-    multiple of 16; records; zeros to the end of the file
+    header, 56 bytes, little-endian, then in msgpack the stream's schema and whether the file was
+    a segment before; zeros to the next multiple of 16; records; zeros to the end of the file, or
+    what is left of the earlier segment
 
 Its name is the number of its first record. It ends where the next segment begins, or, the newest
-one, at the first zeros.
+one, where no record of its own stands.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgpack
 from xxhash import xxh3_64_intdigest
 
 from insitu.errors import ProducerError
 from insitu.schema import Field, Schema
-from insitu.stream.log.disk import Bytes, File
+from insitu.stream.log.disk import File
 from insitu.stream.log.errors import LogMismatch
 from insitu.stream.log.record import ALIGNMENT_BYTES
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SEGMENT_MAGIC = b"INSITLOG"
 #: a segment that was allocated ahead and has no records yet
 PREPARED_NAME = "prepared.log"
 _NAME = re.compile(r"segment-(\d{20})\.log")
 _HEADER = struct.Struct("<8sIIQQQqQ")
-# magic, format version, schema bytes, first record, chain before, synced, created at, checksum
+# magic, format version, bytes behind, first record, chain before, synced, created at, checksum
 _CHECKSUM_OFFSET = _HEADER.size - 8
 _SCHEMA_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -57,6 +60,8 @@ class SegmentHeader:
         chain_before: the chain after the record before the first.
         synced: the newest record that was known to be durable when the segment was begun.
         created_at_ns: wall clock of the service.
+        is_reused: the file was another segment before: behind the records stands what is left
+            of that one, else zeros.
         version: of the format; nothing else is read from a version that is not ours.
     """
 
@@ -65,6 +70,7 @@ class SegmentHeader:
     chain_before: int
     synced: int
     created_at_ns: int
+    is_reused: bool = False
     version: int = FORMAT_VERSION
 
     @property
@@ -79,7 +85,7 @@ class SegmentHeader:
 
     def encode(self) -> bytes:
         """The bytes of the header."""
-        schema: bytes = msgpack.packb(self.schema.as_wire())
+        schema: bytes = msgpack.packb([self.schema.as_wire(), self.is_reused])
         fixed = _HEADER.pack(
             SEGMENT_MAGIC, self.version, len(schema), self.first_record, self.chain_before,
             self.synced, self.created_at_ns, 0,
@@ -104,12 +110,13 @@ def read_segment_header(file: File) -> SegmentHeader | str:
     if checksum != xxh3_64_intdigest(fixed[:_CHECKSUM_OFFSET] + schema):
         return "its header does not match its checksum"
     if version != FORMAT_VERSION:
-        return SegmentHeader(_NO_SCHEMA, first, chain, synced, created, version)
+        return SegmentHeader(_NO_SCHEMA, first, chain, synced, created, version=version)
     try:
-        fields = _schema(schema[:schema_bytes])
+        fields, is_reused = msgpack.unpackb(schema[:schema_bytes])
+        header = SegmentHeader(_schema(fields), first, chain, synced, created, bool(is_reused))
     except (ProducerError, ValueError, TypeError, msgpack.UnpackException) as error:
         return f"its schema cannot be read: {error}"
-    return SegmentHeader(fields, first, chain, synced, created, version)
+    return header
 
 
 @dataclass
@@ -152,8 +159,7 @@ def read_bytes(file: File, offset_bytes: int, size_bytes: int) -> bytes:
     return bytes(target[: file.read_into(offset_bytes, memoryview(target))])
 
 
-def _schema(packed: Bytes) -> Schema:
-    fields = msgpack.unpackb(packed)
+def _schema(fields: Sequence[Any]) -> Schema:
     return Schema(tuple(Field(name, dtype, tuple(shape)) for name, dtype, shape in fields))
 
 

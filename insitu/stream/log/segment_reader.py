@@ -13,8 +13,8 @@ from insitu.stream.log.record import (
     decode_meta,
     payload_bytes,
 )
-from insitu.stream.log.segment import SegmentHeader, read_bytes
-from insitu.stream.log.tail import find
+from insitu.stream.log.segment import SegmentHeader, read_bytes, read_segment_header
+from insitu.stream.log.tail import find, used_bytes
 
 
 class SegmentReader:
@@ -31,6 +31,8 @@ class SegmentReader:
         chain: after it.
         seed: of the segment.
         flaw: in words, why there was no further record; empty at zeros or the end of the file.
+            Where an earlier segment left something, its records stand there and are no flaw: see
+            `written_behind`.
     """
 
     def __init__(self, file: File, header: SegmentHeader) -> None:
@@ -43,6 +45,7 @@ class SegmentReader:
         self._size_bytes = file.size_bytes
         self._row_bytes = header.schema.row_bytes
         self.seed = header.seed
+        self._is_reused = header.is_reused
         self._next_bytes = 0  # of the record that was peeked at
         self._head = memoryview(bytearray(HEADER_BYTES))
         self._body = memoryview(bytearray())
@@ -101,9 +104,23 @@ class SegmentReader:
 
     def headers_behind(self) -> list[Header]:
         """Of all records behind the last good one, in whatever state they are."""
+        return [header for _, header in self._found_behind()]
+
+    def written_behind(self) -> int:
+        """How many bytes behind the last good record were written since the segment was begun.
+
+        In a file that was a segment before this is told by headers of records alone: theirs are
+        checked with the seed of this segment, so nothing that was left there is taken for one.
+        """
+        if not self._is_reused:
+            return used_bytes(self._file, self.offset_bytes)
+        ends = (place + header.record_bytes for place, header in self._found_behind())
+        return min(max(ends, default=self.offset_bytes), self._size_bytes) - self.offset_bytes
+
+    def _found_behind(self) -> list[tuple[int, Header]]:
         return [
-            header
-            for data in find(self._file, MAGIC, self.offset_bytes, HEADER_BYTES)
+            (place, header)
+            for place, data in find(self._file, MAGIC, self.offset_bytes, HEADER_BYTES)
             if not isinstance(header := decode_header(data, self.seed), str)
         ]
 
@@ -118,3 +135,14 @@ class SegmentReader:
         if header.payload_bytes != payload_bytes(header.kind, header.rows, self._row_bytes):
             return f"record {header.number} has {header.payload_bytes} bytes for its rows"
         return ""
+
+
+def written_bytes(file: File, first_record: int) -> int:
+    """How much of a file was written since it is the segment that begins with this record."""
+    header = read_segment_header(file)
+    if isinstance(header, str):
+        return used_bytes(file, 0)
+    if header.first_record != first_record:
+        return 0  # renamed, and nothing that was written to it since got to the disk
+    reader = SegmentReader(file, header)
+    return reader.offset_bytes + reader.written_behind()

@@ -39,6 +39,8 @@ class StreamLog:
     Args:
         disk: its directory, of which it is the only writer.
         segment_bytes: of a file; a record that is larger gets one of its own.
+        spare_segments: so many that nobody needs any more stay until they are written anew,
+            which is several times cheaper than a new file.
         keep_bytes: so much of the newest stays, also when no checkpoint needs it.
         keep_seconds: a segment stays for so long after its last record, as well.
         clock: wall clock in ns, for the times in the log.
@@ -69,6 +71,7 @@ class StreamLog:
         schema: Schema,
         *,
         segment_bytes: int = 1 << 26,
+        spare_segments: int = 0,
         keep_bytes: int = 0,
         keep_seconds: float = 0.0,
         clock: Callable[[], int] = time.time_ns,
@@ -82,6 +85,7 @@ class StreamLog:
             schema,
             self._unsynced,
             segment_bytes=segment_bytes,
+            spare_segments=spare_segments,
             keep_bytes=keep_bytes,
             keep_seconds=keep_seconds,
         )
@@ -241,7 +245,7 @@ class StreamLog:
             raise write_error("the next segment of the log cannot be reserved", error) from error
 
     def release(self, upto_record: int, now_ns: int) -> int:
-        """Remove segments that nobody needs, oldest first, and return how many.
+        """Remove segments that nobody needs, but for the spare ones, and return how many.
 
         Args:
             upto_record: records up to this one are in every checkpoint that is kept.

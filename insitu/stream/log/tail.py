@@ -32,15 +32,17 @@ def used_bytes(file: File, offset_bytes: int) -> int:
     return used
 
 
-def find(file: File, word: bytes, offset_bytes: int, size_bytes: int) -> Iterator[bytes]:
-    """So many bytes from every place on, behind an offset, where a word stands."""
+def find(
+    file: File, word: bytes, offset_bytes: int, size_bytes: int
+) -> Iterator[tuple[int, bytes]]:
+    """Every place behind an offset where a word stands, with so many bytes from there on."""
     chunk = memoryview(bytearray(_CHUNK_BYTES + size_bytes))
     position = offset_bytes
     while count := file.read_into(position, chunk):
         data = bytes(chunk[:count])
         place = data.find(word)
         while 0 <= place < _CHUNK_BYTES:
-            yield data[place : place + size_bytes]
+            yield position + place, data[place : place + size_bytes]
             place = data.find(word, place + 1)
         position += _CHUNK_BYTES
 

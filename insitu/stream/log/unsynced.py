@@ -27,6 +27,7 @@ class Unsynced:
         self.active: File | None = None
         self._disk = disk
         self._sealed: list[File] = []
+        self._cached: list[File] = []  # of the sealed ones, those whose memory is kept
         self._found: list[str] = []
         self._names_changed = True
         self._lock = threading.Lock()  # of the attributes; held for no system call
@@ -51,11 +52,18 @@ class Unsynced:
         """What recovery found: the last file, and names of those before it, maybe many."""
         self.active, self._found = file, list(earlier)
 
-    def begin(self, file: File) -> None:
-        """Write to this file from now on; the one before is sealed."""
+    def begin(self, file: File, *, is_reused: bool) -> None:
+        """Write to this file from now on; the one before is sealed.
+
+        Args:
+            is_reused: it was a segment before. Then the one before will be one again before
+                long, and is written to faster where it is still in memory.
+        """
         with self._lock:
             if self.active is not None:
                 self._sealed.append(self.active)
+                if is_reused:
+                    self._cached.append(self.active)
             self.active, self._names_changed = file, True
 
     def sync(self) -> None:
@@ -82,13 +90,20 @@ class Unsynced:
         assert self.active is not None
         self._sync([self.active], names=False)
 
+    def sync_names(self) -> None:
+        """Make the names of all files safe. For the thread that writes."""
+        try:
+            self._disk.sync_names()
+        except OSError as error:
+            raise self._broken_by(error) from error
+
     def close(self) -> None:
         """Let go of all files."""
         with self._syncing, self._lock:
             for file in (*self._sealed, self.active):
                 if file is not None:
                     file.close()
-            self._sealed, self.active = [], None
+            self._sealed, self._cached, self.active = [], [], None
             self.broken = self.broken or "it is closed"
 
     def _sync(self, files: Sequence[File], *, names: bool) -> None:
@@ -99,8 +114,7 @@ class Unsynced:
                 self._sync_found()
                 self._disk.sync_names()
         except OSError as error:
-            self.broken = f"it could not be synced ({error.strerror or error})"
-            raise self._unusable() from error
+            raise self._broken_by(error) from error
 
     def _sync_found(self) -> None:
         for name in self._found:
@@ -112,14 +126,21 @@ class Unsynced:
         """Let go of files that are safe, and of the memory that they take.
 
         What was logged is trained from the ring. New pages of the cache for every segment cost
-        more than writing into those of an old one.
+        more than writing into those of an old one, be it the same file or another.
         """
         with self._lock:
             self._sealed = [file for file in self._sealed if file not in files]
+            cached = [file for file in self._cached if file in files]
+            self._cached = [file for file in self._cached if file not in files]
         for file in files:
-            with suppress(OSError):
-                file.drop_cache()
+            if file not in cached:
+                with suppress(OSError):
+                    file.drop_cache()
             file.close()
+
+    def _broken_by(self, error: OSError) -> LogFailed:
+        self.broken = f"it could not be synced ({error.strerror or error})"
+        return self._unusable()
 
     def _unusable(self) -> LogFailed:
         return LogFailed(

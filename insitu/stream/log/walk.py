@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from insitu.errors import OperatorError
@@ -17,8 +18,8 @@ from insitu.stream.log.segment import (
     read_segment_header,
     segment_name,
 )
-from insitu.stream.log.segment_reader import SegmentReader
-from insitu.stream.log.tail import opened, used_bytes
+from insitu.stream.log.segment_reader import SegmentReader, written_bytes
+from insitu.stream.log.tail import opened
 
 
 @dataclass
@@ -49,7 +50,7 @@ class LogWalk:
 
     Raises:
         LogMismatch: the log has another format version, or segments of several schemas.
-        OperatorError: there is no log.
+        OperatorError: there is no log, or the service released a part that was being read.
     """
 
     def __init__(self, disk: Disk) -> None:
@@ -80,7 +81,7 @@ class LogWalk:
         for place, first in enumerate(self._firsts):
             if first in skipped:
                 continue
-            with opened(self._disk, segment_name(first)) as file:
+            with self._opened(first) as file:
                 yield from self._segment(file, first, self._firsts[place + 1 :], whole)
                 file.drop_cache()  # into its pages the next one is read
             if self.torn_reason:
@@ -88,6 +89,8 @@ class LogWalk:
 
     def _segment(self, file: File, first: int, later: list[int], whole: bool) -> Iterator[Record]:
         header = read_segment_header(file)
+        if not isinstance(header, str) and header.first_record < first:
+            header = "it begins as it did in an earlier use"
         if isinstance(header, str):
             self._note(f"{segment_name(first)}: {header}", first, None, file, later)
             self._follows = False
@@ -117,7 +120,9 @@ class LogWalk:
     def _is_damaged(self, reader: SegmentReader, file: File, later: list[int]) -> bool:
         """Whether there is no further record here because of damage, which is written down."""
         number = reader.number + 1
-        behind = used_bytes(file, reader.offset_bytes)
+        if segment_name(reader.first_record) not in self._disk.names():
+            raise _released(reader.first_record)  # and is being written anew
+        behind = reader.written_behind()
         if later and later[0] == number:
             if behind:
                 self.flaws.append(f"behind record {number - 1:,} stands what nobody wrote")
@@ -138,10 +143,10 @@ class LogWalk:
             self.flaws.append(what)
             return True
         self.torn_reason = what
-        self.torn_bytes = used_bytes(file, reader.offset_bytes if reader else 0)
+        self.torn_bytes = reader.written_behind() if reader else written_bytes(file, number)
         for first in later:
             with opened(self._disk, segment_name(first)) as behind:
-                self.torn_bytes += used_bytes(behind, 0)
+                self.torn_bytes += written_bytes(behind, first)
         return False
 
     def _check_header(self, header: SegmentHeader, first: int) -> None:
@@ -154,9 +159,20 @@ class LogWalk:
         elif self._follows and header.chain_before != self.chain:
             self.flaws.append(f"{name} does not continue the chain")
 
+    @contextmanager
+    def _opened(self, first: int) -> Iterator[File]:
+        try:
+            file = self._disk.open(segment_name(first))
+        except FileNotFoundError:
+            raise _released(first) from None
+        try:
+            yield file
+        finally:
+            file.close()
+
     def _find_schema(self) -> Schema:
         for first in self._firsts:
-            with opened(self._disk, segment_name(first)) as file:
+            with self._opened(first) as file:
                 header = read_segment_header(file)
             if not isinstance(header, str):
                 check_header(header, header.schema, segment_name(first))
@@ -165,3 +181,11 @@ class LogWalk:
             "there is no readable segment of a log",
             allowed="the directory that log.directory names",
         )
+
+
+def _released(first: int) -> OperatorError:
+    return OperatorError(
+        f"{segment_name(first)} was released by the service while the log was read",
+        consequence="what was found so far is not the whole log",
+        remedy="start again, or stop the service meanwhile",
+    )

@@ -28,6 +28,8 @@ _log = logging.getLogger("insitu.log")
 RECORD = "log_record"
 #: put together beside the ring at a time, at least
 _STAGING_BYTES = 32 << 20
+#: segments that nobody needs and that stay to be written over, however many a checkpoint sets free
+_SPARE_SEGMENTS = 4
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def open_log(
         disk,
         buffer.schema,
         segment_bytes=section.segment_bytes,
+        spare_segments=_SPARE_SEGMENTS,
         keep_bytes=section.keep_bytes,
         keep_seconds=section.keep_seconds,
         clock=clock,
