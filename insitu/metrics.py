@@ -105,6 +105,7 @@ REASONS: Mapping[str, tuple[str, ...]] = {
         code.value for code in NackCode if code not in RESEND_CODES
     ),
     "insitu_refused_messages_total": (
+        "flood",
         "internal",
         "malformed",
         "no_session",

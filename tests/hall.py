@@ -36,6 +36,7 @@ from insitu_service.ingest.reception import Reception
 from insitu_service.ingest.session import Sessions
 from insitu_service.ingest.turn import Turn
 from insitu_service.learning.probe_inbox import ProbeInbox
+from insitu_service.security.flood_gate import FloodGate
 
 SCHEMA = Schema.of({"x": ("float32", (12,))})
 ROW = SCHEMA.row_bytes
@@ -112,6 +113,7 @@ class Hall:
     def __init__(
         self, guests: list[Guest], *, ring_rows: int, trained_rows_per_second: float,
         turn_messages: int = 256, quota_bytes_per_second: float | None = None,
+        gate: FloodGate | None = None,
     ) -> None:  # fmt: skip
         self.guests = guests
         self.now = 100.0
@@ -129,6 +131,7 @@ class Hall:
         self._budget = 0.0
         self._per_tick = trained_rows_per_second * TICK_SECONDS
         self._turn_messages = turn_messages
+        self._gate = gate
         self._turn = Turn(*self._compose(quota_bytes_per_second), self.now)
 
     def _compose(self, quota: float | None) -> tuple[Reception, Inlet]:
@@ -145,15 +148,17 @@ class Hall:
         data_path = DataPath(
             inlet, Door(SCHEMA, {}), acknowledger, self.intake, self._send, drops_newest=False
         )
-        reception = Reception(sessions, lobby, data_path, acknowledger, self.intake, self._send)
+        reception = Reception(
+            sessions, lobby, data_path, acknowledger, self.intake, self._send, self._gate
+        )
         return reception, inlet
 
     def _wake(self) -> None:
         self._woken = True
 
     def _send(self, identity: bytes, message: Message) -> None:
-        guest = self._by_identity[identity]
-        if not guest.stalled:
+        guest = self._by_identity.get(identity)  # None: nobody reads what a stranger is told
+        if guest is not None and not guest.stalled:
             guest.inbox.append([bytes(frame) for frame in encode(message)])
 
     def send(self, name: str, message: Message) -> None:

@@ -73,6 +73,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     endpoints = [f"ipc://{directory}/ingest", f"tcp://127.0.0.1:{port}"]
     stream = {
         "max_producers": MOST_PRODUCERS,
+        # everything bad is to be looked at, however much of it there is
+        "max_hellos_per_second": 1000,
+        "max_wasted_messages_per_second": 1_000_000,
         "token_file": str(directory / "token"),
         "endpoints": endpoints,
     }

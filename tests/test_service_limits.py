@@ -20,6 +20,7 @@ from served import SCHEMA, books_balance, config, producer, push
 MOST_CONNECTIONS = 12
 HANDSHAKES_PER_SECOND = 20.0
 STRANGER_BYTES = 2 << 20
+WASTED_PER_SECOND = 50
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         "max_connections": MOST_CONNECTIONS,
         "max_handshakes_per_second": HANDSHAKES_PER_SECOND,
         "max_hellos_per_second": 5,
+        "max_wasted_messages_per_second": WASTED_PER_SECOND,
         "greeting_seconds": 1.5,
         "max_stranger_bytes": STRANGER_BYTES,
         "max_message_bytes": 2 << 20,
@@ -171,6 +173,22 @@ def test_greetings_of_one_connection_are_limited(daemon: Daemon) -> None:
             "the rest",
         )
     wait_for(lambda: daemon.metric("insitu_sessions") == 1, "its session to expire", 60.0)
+
+
+def test_who_sends_too_much_to_no_purpose_is_not_listened_to_for_a_while(daemon: Daemon) -> None:
+    refused = lambda reason: daemon.metric("insitu_refused_messages_total", reason=reason)  # noqa: E731
+    before = refused("flood")
+    with Hostile(daemon.endpoint) as loud:
+        for _ in range(10 * WASTED_PER_SECOND):
+            loud.frames(b"\xc1")
+        wait_for(lambda: refused("flood") > before + WASTED_PER_SECOND, "the count of the flood")
+        wait_for(lambda: heard_again(daemon, loud), "it to be listened to again")
+
+
+def heard_again(daemon: Daemon, peer: Hostile) -> bool:
+    """It greets, and is let in."""
+    peer.hello("loud", stream="small", schema=SCHEMA)
+    return daemon.metric("insitu_sessions") == 2
 
 
 def test_connections_a_second_are_limited_and_the_good_ones_try_again(daemon: Daemon) -> None:

@@ -157,6 +157,16 @@ class StreamSection(Section):
             unit="messages/second",
             ge=1,
         ),
+    ] = 10.0
+    max_wasted_messages_per_second: Annotated[
+        float,
+        setting(
+            "Messages of one connection that lead to nothing (not understood, refused, of no "
+            "session, PING after PING), on average and at once; beyond them it is not listened "
+            "to for a second.",
+            unit="messages/second",
+            ge=1,
+        ),
     ] = 100.0
     greeting_seconds: Annotated[
         float,

@@ -42,6 +42,7 @@ from insitu_service.learning.tally import Tally
 from insitu_service.recording.checkpoint_writer import CheckpointWriter
 from insitu_service.recording.recorder import Recorder
 from insitu_service.security.allow_list import AllowList
+from insitu_service.security.flood_gate import FloodGate
 from insitu_service.security.rate_limit import PeerRateLimits
 from insitu_service.security.secrecy import Secrets
 from insitu_service.security.strangers import Strangers
@@ -201,7 +202,8 @@ def compose_ingest(
         inlet, door, acknowledger, intake, send,
         drops_newest=when_full == "drop_newest",
     )  # fmt: skip
-    reception = Reception(sessions, lobby, data_path, acknowledger, intake, send)
+    gate = FloodGate(stream.max_wasted_messages_per_second, 2 * stream.max_connections)
+    reception = Reception(sessions, lobby, data_path, acknowledger, intake, send, gate)
     strangers = Strangers(
         most=stream.max_connections, greeting_seconds=stream.greeting_seconds,
         most_bytes=stream.max_stranger_bytes,

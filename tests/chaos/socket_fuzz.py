@@ -58,7 +58,8 @@ def fuzz_socket(directory: Path, messages: int, seed: int) -> SocketFigures:
     """Start a service, ill-treat it with `messages` messages, and stop it, which must succeed."""
     figures = SocketFigures()
     pace = {"kind": "free", "linger_seconds": 0.05, "samples_per_insert": 1.0}
-    with service(directory, pace=pace, service={"drain_on_stop": True}) as daemon:
+    heard = {"max_wasted_messages_per_second": 1e9}  # every one of them is to be looked at
+    with service(directory, pace=pace, service={"drain_on_stop": True}, stream=heard) as daemon:
         daemon.start()
         peers = [
             Mutant(daemon.endpoint, number, random.Random(seed + number))

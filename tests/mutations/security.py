@@ -9,6 +9,7 @@ from mutations.base import Mutation, constantly
 
 GATE = "tests/test_gatekeeper.py"
 STRANGERS = "tests/test_strangers.py"
+FLOODS = "tests/test_flood_gate.py"
 CONFIG = "tests/test_config_security.py"
 KEYS = "tests/test_keys_command.py"
 
@@ -45,6 +46,9 @@ MUTATIONS = {
     ),
     "strangers may send what they like": Mutation(
         "insitu_service.security.strangers:received_bytes", constantly(0), STRANGERS
+    ),
+    "who sends too much to no purpose is heard": Mutation(
+        "insitu_service.security.flood_gate:FloodGate.is_shut", constantly(False), FLOODS
     ),
     "every address is loopback": Mutation(
         "insitu.config.rules:is_loopback", constantly(True), CONFIG

@@ -31,8 +31,10 @@ from insitu_service.supervision.beat import Beat
 
 _log = logging.getLogger("insitu.ingest")
 
-#: most messages of one turn, so that acks and wake-ups never wait for long
+#: most messages of one turn, and how long it takes them in, so that acks and wake-ups never wait
+#: for long: not even for somebody who sends all the time
 _TURN_MESSAGES = 256
+_TURN_SECONDS = 0.001
 #: frames of a message that are looked at; a legal one has two
 _MOST_FRAMES = 4
 #: frames above this are not copied out of ZeroMQ's memory before they are handled
@@ -147,7 +149,7 @@ class Ingest:
             self._turn.look_up(self._drain_text)
         if self._router in events:
             for _ in range(_TURN_MESSAGES):
-                if not self._receive(now):
+                if not self._receive(now) or self._clock() - now > _TURN_SECONDS:
                     break
         if self._watch.socket in events:
             self._watch.look(now)

@@ -51,8 +51,8 @@ class Lobby:
         self._awaited = set(inlet.producers_in_tasks())
         self._awaited_until: float | None = None
 
-    def hello(self, identity: bytes, hello: Hello, now: float, origin: Origin = NOWHERE) -> None:
-        """Open a session, or say why not."""
+    def hello(self, identity: bytes, hello: Hello, now: float, origin: Origin = NOWHERE) -> bool:
+        """Open a session, or say why not; whether there is one."""
         refusal = self._too_often(identity, now) or self._terms.refusal(
             hello, origin, self._sessions, self.draining
         )
@@ -61,14 +61,14 @@ class Lobby:
             self._send(identity, refusal)
             words = ("producer %r is refused (%s): %s", hello.producer_id, refusal.code)
             _log.warning(*words, refusal.text, extra={"key": f"refused {refusal.code}"})
-            return
+            return False
         if not self._make_way(identity, hello):
-            return
+            return False
         position = self._inlet.position(hello.producer_id)
         receiver = self._terms.receiver(hello, self._sessions.take_number(), position)
         if isinstance(receiver, Fenced):
             self._fence(identity, receiver)
-            return
+            return False
         lost = receiver.resume(hello)
         if lost:
             self._lost(hello, lost)
@@ -96,6 +96,7 @@ class Lobby:
             receiver.next_seq,
             extra={"key": f"come {producer_id}"},
         )
+        return True
 
     def _too_often(self, identity: bytes, now: float) -> Refused | None:
         if self._greetings is None or self._greetings.allows(identity, now):

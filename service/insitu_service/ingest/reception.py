@@ -25,13 +25,18 @@ from insitu_service.ingest.acknowledger import Acknowledger, Send
 from insitu_service.ingest.data_path import DataPath
 from insitu_service.ingest.intake import Intake
 from insitu_service.ingest.lobby import Lobby
-from insitu_service.ingest.session import NOWHERE, Origin, Sessions
+from insitu_service.ingest.session import NOWHERE, Origin, Session, Sessions
+from insitu_service.security.flood_gate import FloodGate
 
 _log = logging.getLogger("insitu.ingest")
 
 
 class Reception:
-    """Dispatches messages; raises nothing that a producer could provoke."""
+    """Dispatches messages; raises nothing that a producer could provoke.
+
+    Args:
+        gate: who sends too much that leads to nothing is not listened to; None to hear all.
+    """
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class Reception:
         acknowledger: Acknowledger,
         intake: Intake,
         send: Send,
+        gate: FloodGate | None = None,
     ) -> None:
         self.sessions = sessions
         self.lobby = lobby
@@ -48,6 +54,14 @@ class Reception:
         self._data_path = data_path
         self._intake = intake
         self._send = send
+        self._gate = gate
+
+    def ignores(self, identity: bytes, now: float) -> bool:
+        """Whether the next message of this peer is to be let go of; then it is counted."""
+        if self._gate is None or not self._gate.is_shut(identity, now):
+            return False
+        self._intake.refused_messages["flood"] += 1
+        return True
 
     def handle(
         self, identity: bytes, message: Message, now: float, origin: Origin = NOWHERE
@@ -55,17 +69,22 @@ class Reception:
         """Do what a message asks for; `origin` is given for HELLO and PING."""
         self._intake.messages += 1
         if isinstance(message, Hello):
-            self.lobby.hello(identity, message, now, origin)
+            if not self.lobby.hello(identity, message, now, origin):
+                self._wasted(identity, now)
             return
         if not isinstance(message, (Data, Ping, Bye)):
             self._intake.refused_messages["unexpected"] += 1
+            self._wasted(identity, now)
             return
         session = self.sessions.of(message.session, identity)
         if session is None:
             self._intake.refused_messages["no_session"] += 1
             self._send(identity, NoSession(message.session))
+            self._wasted(identity, now)
             return
         session.heard_at = now
+        if _brings_nothing(session, message):
+            self._wasted(identity, now)
         if isinstance(message, Data):
             session.idle, session.fresh = False, True
             if not self.lobby.draining:  # else not acknowledged: it stays with the producer
@@ -86,8 +105,18 @@ class Reception:
         else:
             self.lobby.bye(session, message)
 
-    def malformed(self, identity: bytes, error: WireError) -> None:
+    def _wasted(self, identity: bytes, now: float) -> None:
+        """A message led to nothing; too many of these, and the next ones are not looked at."""
+        if self._gate is not None and self._gate.wasted(identity, now):
+            _log.warning(
+                "a peer sends too much that leads to nothing, and is not listened to for a "
+                "while: see stream.max_wasted_messages_per_second",
+                extra={"key": "flood"},
+            )
+
+    def malformed(self, identity: bytes, error: WireError, now: float) -> None:
         """Bytes that are no message: counted, and told to a peer that is no producer yet."""
+        self._wasted(identity, now)
         if isinstance(error, VersionError):
             self._intake.refused_hellos[RefusalCode.VERSION] += 1
             _log.warning("a peer is refused: %s", error, extra={"key": "version"})
@@ -113,6 +142,13 @@ class Reception:
         if session is not None:
             self.lobby.close(session)
             self._send(identity, NoSession(number))
+
+
+def _brings_nothing(session: Session, message: Data | Ping | Bye) -> bool:
+    """PING after PING with nothing between them, or a batch that is begun once more."""
+    if isinstance(message, Data):
+        return session.reservation is not None and message.fragment == 0
+    return isinstance(message, Ping) and not session.fresh
 
 
 def _cut(text: str) -> str:

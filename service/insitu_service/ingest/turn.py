@@ -74,10 +74,12 @@ class Turn:
         origin: Callable[[], Origin] = lambda: NOWHERE,
     ) -> None:
         """One message; `origin` tells which connection it came by."""
+        if self.reception.ignores(identity, now):
+            return
         try:
             message = decode(frames)
         except WireError as error:
-            self.reception.malformed(identity, error)
+            self.reception.malformed(identity, error, now)
         else:
             source = origin() if isinstance(message, (Hello, Ping)) else NOWHERE
             self._handle(identity, message, now, source)
