@@ -78,7 +78,7 @@ class Peer:
         self.credit_batches = how.pop("credit_batches", 10_000)
         self.max_fragment_bytes = how.pop("max_fragment_bytes", 1 << 20)
         self.max_batch_bytes = how.pop("max_batch_bytes", 8 << 20)
-        self.heartbeat_seconds = how.pop("heartbeat_seconds", 0.1)
+        self.heartbeat_seconds = how.pop("heartbeat_seconds", 0.4)
         self.ack_level = how.pop("ack_level", "received")
         self.refusal: Refused | None = how.pop("refusal", None)
         self.lose: Callable[[Message], bool] = how.pop("lose", lambda message: False)

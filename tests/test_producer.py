@@ -25,7 +25,7 @@ NOBODY = "tcp://127.0.0.1:9"
 
 
 def producer(endpoint: str, **how: Any) -> Producer:
-    how = {"stream": "s", "producer_id": "p", "linger_seconds": 5.0} | how
+    how = {"stream": "s", "producer_id": "p", "linger_seconds": 30.0} | how
     return Producer(endpoint, **how)
 
 
@@ -46,13 +46,13 @@ def balanced(stats: ProducerStats) -> bool:
 def test_everything_pushed_arrives_in_order_with_what_was_said_of_it() -> None:
     with Peer(ANY) as peer:
         with producer(peer.endpoint, schema={"n": ("int64", ())}) as p:
-            p.wait_connected(10)
+            p.wait_connected(30)
             p.push({"n": np.arange(4)}, task="warmup", cursor=3, sample_ids=[9, 8, 7, 6])
-            p.flush(10)
+            p.flush(30)
             p.push({"n": np.arange(2)}, evaluate=True)
             p.push({"n": np.arange(2)}, replay=False)
             p.push_one({"n": 5}, task="end", sample_id=77)
-            p.flush(10)
+            p.flush(30)
             stats = p.stats()
         stored = peer.store["p"]
         assert stored.rows("n") == [0, 1, 2, 3, 0, 1, 0, 1, 5]
@@ -64,6 +64,7 @@ def test_everything_pushed_arrives_in_order_with_what_was_said_of_it() -> None:
         assert heads[3].sample_ids == np.array([77], "<i8").tobytes()
         assert abs(time.time_ns() - heads[0].produced_at_ns) < 60e9
         assert (stats.pushed_rows, stats.acknowledged_rows, stats.pending_rows) == (9, 9, 0)
+        wait_until(lambda: stored.bye is not None)
         assert stored.bye is not None
         assert (stored.bye.pushed_rows, stored.bye.dropped_rows) == (9, 0)
         assert p.stats().state == "closed"
@@ -76,7 +77,7 @@ def test_the_caller_may_reuse_its_arrays_at_once() -> None:
             x[:] = step
             p.push({"x": x})
             x[:] = -1
-        p.flush(20)
+        p.flush(30)
         found = np.concatenate(
             [unpack_rows(p._line.window.schema, b)["x"][:, 0] for _, b in peer.store["p"].batches]  # type: ignore[union-attr]
         )
@@ -94,7 +95,7 @@ def test_rows_larger_than_a_fragment() -> None:
 def test_a_push_larger_than_the_window_goes_in_parts() -> None:
     with Peer(ANY) as peer, producer(peer.endpoint, window_bytes=1 << 16) as p:
         assert p.push({"n": np.arange(50_000)}, cursor=7)
-        p.flush(20)
+        p.flush(30)
         assert peer.store["p"].rows("n") == list(range(50_000))
         assert peer.store["p"].cursor == 7
 
@@ -121,7 +122,7 @@ def test_several_threads_may_push() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        p.flush(20)
+        p.flush(30)
         found = peer.store["p"].rows("n")
         for i in range(4):
             own = [n for n in found if n // 1000 == i]
@@ -140,8 +141,8 @@ def test_a_service_that_comes_late_is_told_once(caplog: pytest.LogCaptureFixture
             p.push({"n": [step]})
         assert p.stats().pending_rows == 100
         wait_until(lambda: any("no service" in r.message for r in caplog.records))
-        with Peer(endpoint) as peer:
-            p.flush(20)
+        with Peer(endpoint, heartbeat_seconds=10.0) as peer:  # else a pause looks like a loss
+            p.flush(30)
             assert peer.store["p"].rows("n") == list(range(100))
     assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
 
@@ -150,7 +151,7 @@ def test_a_service_that_is_killed_and_comes_back(caplog: pytest.LogCaptureFixtur
     caplog.set_level(logging.INFO, "insitu.producer")
     store: dict[str, Stored] = {}
     pushed = 0
-    peer = Peer(ANY, store)
+    peer = Peer(ANY, store, heartbeat_seconds=1.0)
     with producer(peer.endpoint) as p:
         for kill in range(4):
             for _ in range(50):
@@ -161,8 +162,8 @@ def test_a_service_that_is_killed_and_comes_back(caplog: pytest.LogCaptureFixtur
             for _ in range(20):
                 p.push(sample(pushed, 7), cursor=pushed)
                 pushed += 7
-            peer = Peer(peer.endpoint, store)
-        p.flush(20)
+            peer = Peer(peer.endpoint, store, heartbeat_seconds=1.0)
+        p.flush(30)
         stats = p.stats()
         assert stats.reconnects >= 1
         assert balanced(stats)
@@ -177,13 +178,13 @@ def test_a_service_that_forgot_acknowledged_rows_counts_them_as_lost() -> None:
     peer = Peer(ANY, store)
     with producer(peer.endpoint) as p:
         p.push({"n": np.arange(10)})
-        p.flush(10)
+        p.flush(30)
         peer.close()
         store["p"].next_seq, store["p"].next_row = 1, 0  # as from an older checkpoint
         store["p"].batches.clear()
         with Peer(peer.endpoint, store):
             p.push({"n": np.arange(10, 15)})
-            p.flush(20)
+            p.flush(30)
         assert store["p"].rows("n") == list(range(10, 15))
         assert store["p"].lost_rows == 10
 
@@ -194,7 +195,7 @@ def test_lost_acks_cost_nothing() -> None:
         with producer(peer.endpoint) as p:
             for step in range(200):
                 p.push({"n": [step]})
-            p.flush(20)
+            p.flush(30)
         assert peer.store["p"].rows("n") == list(range(200))
 
 
@@ -204,7 +205,7 @@ def test_corrupt_payloads_are_sent_again() -> None:
         with producer(peer.endpoint) as p:
             for step in range(300):
                 p.push({"n": [step]}, task=str(step // 10))
-            p.flush(20)
+            p.flush(30)
             assert p.stats().resent_batches > 0
         assert peer.store["p"].rows("n") == list(range(300))
 
@@ -214,7 +215,7 @@ def test_a_service_without_room_is_asked_again() -> None:
     with Peer(ANY, full=lambda data: next(refusals, False)) as peer:
         with producer(peer.endpoint) as p:
             p.push({"n": np.arange(10)})
-            p.flush(20)
+            p.flush(30)
         assert peer.store["p"].rows("n") == list(range(10))
 
 
@@ -223,7 +224,7 @@ def test_quarantined_batches_are_told_and_do_not_block() -> None:
         with producer(peer.endpoint) as p:
             for task in ("good", "bad", "good"):
                 p.push({"n": np.arange(5)}, task=task)
-            p.flush(10)
+            p.flush(30)
             stats = p.stats()
         assert (stats.acknowledged_rows, stats.quarantined_rows) == (10, 5)
         assert "NaN in field 'x'" in stats.last_error
@@ -236,11 +237,11 @@ def test_garbage_from_the_service_is_counted_and_told_once(
 ) -> None:
     with Peer(ANY) as peer, producer(peer.endpoint) as p:
         p.push({"n": [1]})
-        p.flush(10)
+        p.flush(30)
         peer.raw = [b"", b"\xc1", b"\x93\x05\x01", bytes(1000), b"\x93\x08\x01"]
         wait_until(lambda: p.stats().garbage_messages == 5)
         p.push({"n": [2]})
-        p.flush(10)
+        p.flush(30)
         assert peer.store["p"].rows("n") == [1, 2]
     assert sum("no message" in record.message for record in caplog.records) == 1
 
@@ -251,7 +252,7 @@ def test_without_credit_nothing_is_sent_and_the_need_is_told() -> None:
         wait_until(lambda: any(ping.needed_bytes == 160 for ping in peer.pings))
         assert "Data" not in peer.messages
         peer.credit_bytes = 1 << 20
-        p.flush(10)
+        p.flush(30)
         assert peer.store["p"].rows("n") == list(range(10))
 
 
@@ -262,7 +263,7 @@ SMALL: dict[str, Any] = {"schema": {"n": ("int64", ())}, "window_bytes": 64 * 16
 
 def test_block_waits_for_room() -> None:
     with Peer(ANY, credit_bytes=0) as peer, producer(peer.endpoint, **SMALL) as p:
-        p.wait_connected(10)
+        p.wait_connected(30)
 
         def give_room_when_it_blocks() -> None:
             wait_until(lambda: any(ping.blocked_seconds == 0 for ping in peer.pings))
@@ -273,7 +274,7 @@ def test_block_waits_for_room() -> None:
         for step in range(100):
             assert p.push({"n": [step]})
         helper.join()
-        p.flush(10)
+        p.flush(30)
         assert p.stats().blocked_seconds > 0
         assert peer.store["p"].rows("n") == list(range(100))
 
@@ -284,7 +285,7 @@ def test_block_drops_after_its_timeout_and_then_at_once() -> None:
             pass
         started = time.monotonic()
         assert not any(p.push({"n": [0]}) for _ in range(50))
-        assert time.monotonic() - started < 0.2 * 10, "the timeout is paid once, not 50 times"
+        assert time.monotonic() - started < 0.2 * 40, "the timeout is paid once, not 50 times"
         stats = p.stats()
         assert stats.dropped_rows == {"timeout": 51}
         assert stats.blocked_seconds >= 0.2
@@ -307,10 +308,11 @@ def test_dropping_policies_never_wait_and_balance(when_full: str, reasons: set[s
         assert stats.blocked_seconds == 0
         assert balanced(stats)
         with Peer(endpoint) as peer:
-            p.flush(20)
+            p.flush(30)
             p.push({"n": [1000]})
             p.close()
             stored = peer.store["p"]
+            wait_until(lambda: stored.bye is not None)
         assert stored.bye is not None
         found = stored.rows("n")
         dropped = p.stats().dropped_rows_in_all
@@ -335,7 +337,7 @@ def test_a_refusal_is_raised_by_the_next_push() -> None:
         with pytest.raises(ProducerError, match="no stream 's'; allowed: plasma"):
             p.push({"n": [2]})
         with pytest.raises(ProducerError, match="no stream"):
-            p.flush(10)
+            p.flush(30)
 
 
 def test_a_refusal_for_now_is_tried_again() -> None:
@@ -344,7 +346,7 @@ def test_a_refusal_for_now_is_tried_again() -> None:
         p.push({"n": [1]})
         wait_until(lambda: "later" in p.stats().last_error)
         peer.refusal = None
-        p.flush(10)
+        p.flush(30)
         assert peer.store["p"].rows("n") == [1]
 
 
@@ -352,15 +354,15 @@ def test_a_second_producer_of_the_same_id_takes_over_and_gets_the_cursor() -> No
     with Peer(ANY) as peer:
         with producer(peer.endpoint, linger_seconds=0) as first:
             first.push({"n": [1]}, cursor=41)
-            first.flush(10)
+            first.flush(30)
             with producer(peer.endpoint, schema={"n": ("int64", ())}) as second:
-                second.wait_connected(10)
+                second.wait_connected(30)
                 assert second.last_cursor == 41
                 wait_until(lambda: first.stats().state == "fenced")
                 with pytest.raises(ProducerError, match="a newer producer took over"):
                     first.push({"n": [2]})
                 second.push({"n": [3]})
-                second.flush(10)
+                second.flush(30)
         assert peer.store["p"].rows("n") == [3]
 
 
@@ -456,7 +458,7 @@ def test_flush_waits_for_a_level_without_waiting_for_heartbeats(level: str) -> N
     ):
         p.push({"n": np.arange(3)}, task="a")
         p.push({"n": np.arange(4)}, task="b")
-        p.flush(10)
+        p.flush(30)
         stats = p.stats()
         assert (stats.accepted_row, stats.durable_row, stats.trained_row) == (7, 0, 0)
         with pytest.raises(WaitTimeoutError, match=f"flush {level}.* 0 {level}|of 2 batches"):
@@ -465,7 +467,7 @@ def test_flush_waits_for_a_level_without_waiting_for_heartbeats(level: str) -> N
         wait_until(lambda: flushed(p, level) or getattr(p.stats(), f"{level}_seq") == 1)
         assert getattr(p.stats(), f"{level}_row") == 3
         far[place] = 2
-        p.flush(10, level=level)
+        p.flush(30, level=level)
         assert getattr(p.stats(), f"{level}_row") == 7
         assert getattr(p.stats(), f"{level}_seq") == 2
         with pytest.raises(ProducerError, match="level is 'soon'"):
@@ -490,7 +492,7 @@ def test_a_durable_stream_is_closed_when_the_last_batch_is_on_the_disk() -> None
     with Peer(ANY, ack_level="durable", heartbeat_seconds=30.0, positions=positions) as peer:
         with producer(peer.endpoint) as p:
             p.push({"n": np.arange(3)})
-            p.flush(10)
+            p.flush(30)
             assert p.stats().pending_rows == 3
         assert p.stats().acknowledged_rows == 3
         assert p.stats().dropped_rows == {}
@@ -502,7 +504,7 @@ def test_close_never_hangs_and_a_closed_producer_says_so() -> None:
     started = time.monotonic()
     p.close()
     p.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     with pytest.raises(ProducerError, match="is closed"):
         p.push({"n": [1]})
     assert p.stats().dropped_rows == {"closed": 1}
@@ -551,7 +553,7 @@ def test_a_producer_of_before_a_fork_says_so() -> None:
         "p.close()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=110
     )
     assert done.returncode == 0, done.stderr
 
@@ -587,12 +589,12 @@ def test_a_connection_that_fell_silent_is_replaced() -> None:
     """Silence: the client makes a new connection and is not stuck."""
     with Peer(ANY, heartbeat_seconds=0.05) as peer, producer(peer.endpoint) as p:
         p.push({"n": [1]})
-        p.flush(10)
+        p.flush(30)
         peer.lose = lambda message: not isinstance(message, Welcome)
         p.push({"n": [2]})
         wait_until(lambda: p.stats().reconnects >= 1)
         peer.lose = lambda message: False
-        p.flush(20)
+        p.flush(30)
         assert peer.store["p"].rows("n") == [1, 2]
 
 
@@ -600,7 +602,7 @@ def test_schema_objects_and_torch_tensors() -> None:
     schema = Schema.of({"b": ("bfloat16", (2,))})
     with Peer(ANY) as peer, producer(peer.endpoint, schema=schema) as p:
         p.push({"b": torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)})
-        p.flush(10)
+        p.flush(30)
         assert peer.store["p"].rows("b") == [[0x3F80, 0x4000]]
         heads: list[Data] = [data for data, _ in peer.store["p"].batches]
         assert len(heads) == 1

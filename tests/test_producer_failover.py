@@ -22,9 +22,12 @@ from test_wire_sender import ack, opened, push, sent, welcome, window_with
 ANY = "tcp://127.0.0.1:*"
 NOBODY = "tcp://127.0.0.1:9"
 
+#: with a service that is there: a busy machine may keep it from answering for a second or two
+PATIENCE_SECONDS = 4.0
+
 
 def producer(*endpoints: str, **how: Any) -> Producer:
-    how = {"stream": "s", "producer_id": "p", "linger_seconds": 5.0, "failover_seconds": 0.2} | how
+    how = {"stream": "s", "producer_id": "p", "linger_seconds": 30.0, "failover_seconds": 0.2} | how
     return Producer(endpoints, **how)
 
 
@@ -174,14 +177,15 @@ def test_the_next_service_goes_on_where_the_first_was_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "insitu.producer")
-    first, second = Peer(ANY, heartbeat_seconds=0.05), Peer(ANY, heartbeat_seconds=0.05)
-    with second, producer(first.endpoint, second.endpoint) as p:
+    first, second = Peer(ANY), Peer(ANY)
+    how = {"failover_seconds": PATIENCE_SECONDS}
+    with second, producer(first.endpoint, second.endpoint, **how) as p:
         p.push({"n": np.arange(10)}, cursor=9)
-        p.flush(10)
+        p.flush(30)
         assert p.stats().accepted_seq == 1
         first.close()
         p.push({"n": np.arange(10, 15)}, cursor=14)
-        p.flush(20)
+        p.flush(30)
         stats = p.stats()
         assert (stats.failovers, stats.accepted_seq) == (1, 1)
         assert stats.uncertain_rows in (0, 5), "they may have gone out before the loss was seen"
@@ -202,18 +206,19 @@ def test_what_was_under_way_may_be_at_both_and_is_counted() -> None:
     def deaf(message: Message) -> bool:
         return next(welcomes, True) if isinstance(message, Welcome) else True
 
-    first = Peer(ANY, stores[0], heartbeat_seconds=0.05, lose=deaf)
-    second = Peer(ANY, stores[1], heartbeat_seconds=0.05)
-    with first, second, producer(first.endpoint, second.endpoint) as p:
+    first = Peer(ANY, stores[0], heartbeat_seconds=0.4, lose=deaf)
+    second = Peer(ANY, stores[1], heartbeat_seconds=0.4)
+    how = {"failover_seconds": PATIENCE_SECONDS}
+    with first, second, producer(first.endpoint, second.endpoint, **how) as p:
         p.push({"n": np.arange(10)})
-        p.flush(20)
+        p.flush(30)
         assert (p.stats().failovers, p.stats().uncertain_rows) == (1, 10)
         first.lose = lambda message: False
         second.refusal = Refused("stream", "not here", False)
         second.lose = lambda message: not isinstance(message, Refused)
         p.push({"n": np.arange(10, 14)})
-        wait_until(lambda: p.stats().failovers == 2)
-        p.flush(20)
+        wait_until(lambda: p.stats().failovers >= 2, 60.0)
+        p.flush(30)
     assert stores[1]["p"].rows("n")[:10] == list(range(10))
     assert sorted({*stores[0]["p"].rows("n"), *stores[1]["p"].rows("n")}) == list(range(14))
     assert stores[0]["p"].rows("n") in ([*range(14)], [*range(10)])
@@ -225,14 +230,14 @@ def test_a_refusal_by_all_is_raised_and_by_one_is_not() -> None:
     with first, second:
         with producer(first.endpoint, second.endpoint, failover_seconds=60.0) as p:
             p.push({"n": [1]})
-            p.flush(10)
+            p.flush(30)
             assert second.store["p"].rows("n") == [1]
         second.refusal = refusal
         with producer(first.endpoint, second.endpoint, linger_seconds=0.0) as p:
             p.push({"n": [1]})
             wait_until(lambda: p.stats().state == "refused" and p.stats().failovers >= 1)
             with pytest.raises(ProducerError, match="no stream 's'"):
-                p.flush(10)
+                p.flush(30)
 
 
 def test_a_window_that_survives_goes_on_at_the_service_that_it_was_with(tmp_path: Path) -> None:
@@ -244,10 +249,10 @@ def test_a_window_that_survives_goes_on_at_the_service_that_it_was_with(tmp_path
         wait_until(lambda: bool(store) and store["p"].next_row == 5)
         p.close()
     with Peer(ANY, store) as second:
-        how = {**how, "linger_seconds": 5.0, "failover_seconds": 60.0}
+        how = {**how, "linger_seconds": 30.0, "failover_seconds": 60.0}
         with producer(NOBODY, second.endpoint, **how) as p:
             p.push({"n": np.arange(5, 8)}, cursor=7)
-            p.flush(10)
+            p.flush(30)
             assert p.stats().failovers == 0
     assert store["p"].rows("n") == list(range(8))
 

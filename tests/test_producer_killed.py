@@ -50,7 +50,7 @@ def simulation(peer: Peer, directory: Path | str, rows: int, seed: int) -> subpr
     )
 
 
-@pytest.mark.timeout(60 + 10 * KILLS)
+@pytest.mark.timeout(300 + 10 * KILLS)
 def test_killed_producers_lose_and_double_nothing(tmp_path: Path) -> None:
     random = np.random.default_rng(KILLS)
     chance = iter(np.random.default_rng(1).random(10**7))
@@ -68,25 +68,25 @@ def test_killed_producers_lose_and_double_nothing(tmp_path: Path) -> None:
             assert process.stdout is not None
             if random.random() < 0.8:  # the others die while they start, or greet
                 recovered += int(process.stdout.readline().split()[1])
-                wait_until(lambda taken=taken: bool(store) and store["p"].next_row > taken)  # type: ignore[misc]
+                wait_until(lambda taken=taken: bool(store) and store["p"].next_row > taken, 60.0)  # type: ignore[misc]
             pause.wait(random.uniform(0, 0.3))  # any moment
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
         rows = store["p"].next_row + 20_000
         last = simulation(peer, tmp_path, rows, KILLS)
-        output, _ = last.communicate(timeout=100)
+        output, _ = last.communicate(timeout=200)
         assert last.returncode == 0
+        wait_until(lambda: store["p"].bye is not None)
     recovered += int(output.split()[1])
     assert store["p"].rows("n") == list(range(rows)), "lost or doubled"
     assert store["p"].lost_rows == store["p"].gap_rows == 0
-    assert store["p"].bye is not None
     assert recovered > 0, "every kill met an empty window"
     assert list(tmp_path.iterdir()) == []
     print(f"{KILLS} kills, {rows} rows, {recovered} of them recovered from the window")
 
 
-@pytest.mark.timeout(60 + 10 * KILLS)
+@pytest.mark.timeout(300 + 10 * KILLS)
 def test_a_restarted_simulation_goes_on_where_the_service_stands() -> None:
     """Without files what was not acknowledged dies with the process, and is simulated again.
 
@@ -102,14 +102,14 @@ def test_a_restarted_simulation_goes_on_where_the_service_stands() -> None:
             assert process.stdout is not None
             process.stdout.readline()
             stored = peer.epochs[-1]
-            wait_until(lambda stored=stored: len(stored.batches) > 100)  # type: ignore[misc]
+            wait_until(lambda stored=stored: len(stored.batches) > 100, 60.0)  # type: ignore[misc]
             pause.wait(random.uniform(0, 0.1))  # any moment
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
         rows = sum(len(stored.rows("n")) for stored in peer.epochs) + 20_000
         last = simulation(peer, "", rows, KILLS)
-        last.communicate(timeout=100)
+        last.communicate(timeout=200)
     assert last.returncode == 0
     assert len(peer.epochs) == KILLS + 1
     arrived = [row for stored in peer.epochs for row in stored.rows("n")]

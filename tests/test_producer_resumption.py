@@ -183,9 +183,9 @@ def test_what_came_in_part_is_left_out() -> None:
     """Ids go with their rows; a push that is there as a whole is taken without being sent."""
     with Peer(ANY, max_batch_bytes=4 * ROW, credit_bytes=6 * ROW) as peer:
         with producer(peer.endpoint, linger_seconds=0) as first:
-            first.wait_connected(20)
+            first.wait_connected(30)
             first.push({"n": np.arange(3)}, cursor=3)
-            first.flush(20)
+            first.flush(30)
             peer.credit_bytes = 0
             first.push({"n": np.arange(3, 6)})
             first.push({"n": np.arange(6, 20)}, cursor=20)
@@ -193,15 +193,16 @@ def test_what_came_in_part_is_left_out() -> None:
             behind = first.stats().accepted_row - 3
         peer.credit_bytes = 99 * ROW
         with producer(peer.endpoint) as second:
-            second.wait_connected(20)
+            second.wait_connected(30)
             assert second.last_cursor == 3
             second.push({"n": np.arange(3, 6)}, sample_ids=np.arange(3, 6))
             assert second.stats().left_out_rows == 3
             assert second.push({"n": np.arange(6, 20)}, cursor=20, sample_ids=np.arange(6, 20))
             second.push_one({"n": 20}, sample_id=20)
-            second.flush(20)
+            second.flush(30)
             stats = second.stats()
         before, after = peer.epochs
+        wait_until(lambda: after.bye is not None)
     assert before.rows("n") + after.rows("n") == list(range(21))
     ids = b"".join(data.sample_ids or b"" for data, _ in after.batches)
     assert np.frombuffer(ids, "<i8").tolist() == after.rows("n")
@@ -217,7 +218,7 @@ def test_without_resumes_nothing_is_left_out() -> None:
         for _ in range(2):
             with producer(peer.endpoint, resumes=False) as p:
                 p.push({"n": np.arange(3)})
-                p.flush(20)
+                p.flush(30)
                 assert p.stats().left_out_rows == 0
         assert [stored.rows("n") for stored in peer.epochs] == [[0, 1, 2]] * 2
 
@@ -231,11 +232,11 @@ def test_a_service_that_does_not_tell_is_named_once(caplog: pytest.LogCaptureFix
                 caplog.at_level(logging.WARNING, "insitu.producer"),
                 producer(peer.endpoint) as p,
             ):
-                p.wait_connected(20)
+                p.wait_connected(30)
                 p.push({"n": np.arange(3)})
-                p.flush(20)
+                p.flush(30)
                 p.push({"n": np.arange(5)})
-                p.flush(20)
+                p.flush(30)
                 stats = p.stats()
         assert [stored.rows("n") for stored in peer.epochs] == [[0, 1, 2]] * 2
     assert len([line for line in caplog.messages if "behind its last cursor" in line]) == 2
@@ -248,7 +249,7 @@ def test_a_service_that_tells_counts_the_bad_rows_of_a_batch() -> None:
         producer(peer.endpoint, resumes=False) as p,
     ):
         p.push({"n": np.arange(5)})
-        p.flush(20)
+        p.flush(30)
         stats = p.stats()
     assert (stats.acknowledged_rows, stats.quarantined_rows) == (3, 2)
     assert (stats.acknowledged_batches, stats.quarantined_batches) == (1, 1)
@@ -272,16 +273,16 @@ def test_a_window_that_survives_knows_what_is_behind_its_cursor(
     how: dict[str, Any] = {"window_directory": tmp_path}
     with Peer(ANY, full=lambda data: data.cursor is None or not taken) as peer:
         with producer(peer.endpoint, linger_seconds=0, **how) as p:
-            p.wait_connected(20)
+            p.wait_connected(30)
             p.push({"n": np.arange(3)}, cursor=3, task="a")
             p.push({"n": np.arange(3, 5)}, task="b")
             wait_until(lambda: p.stats().accepted_row == 3 * taken)
         peer.full = lambda data: False
         with producer(peer.endpoint, **how) as p:
-            p.wait_connected(20)
+            p.wait_connected(30)
             assert p.last_cursor == 3
             p.push({"n": np.arange(3, 8)}, cursor=8)
-            p.flush(20)
+            p.flush(30)
             assert p.stats().left_out_rows == 2
         (stored,) = peer.epochs
     assert stored.rows("n") == list(range(8))
@@ -292,19 +293,19 @@ def test_where_a_window_begins_survives(tmp_path: Path) -> None:
     """The number of its first row is in the journal before a row can be."""
     with Peer(ANY) as peer:
         with producer(peer.endpoint) as p:
-            p.wait_connected(20)
+            p.wait_connected(30)
             p.push({"n": np.arange(4)})
-            p.flush(20)
+            p.flush(30)
         how: dict[str, Any] = {"window_directory": tmp_path}
         peer.full = lambda data: True
         with producer(peer.endpoint, linger_seconds=0, **how) as p:
-            p.wait_connected(20)
+            p.wait_connected(30)
             p.push({"n": np.arange(6)})
         peer.full = lambda data: False
         with producer(peer.endpoint, **how) as p:
-            p.wait_connected(20)
+            p.wait_connected(30)
             p.push({"n": np.arange(7)}, cursor=7)
-            p.flush(20)
+            p.flush(30)
             assert p.stats().left_out_rows == 6
     assert [stored.rows("n") for stored in peer.epochs] == [[0, 1, 2, 3], [4, 5, 6]]
     assert all(stored.gap_rows == stored.lost_rows == 0 for stored in peer.epochs)

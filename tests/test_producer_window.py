@@ -36,26 +36,27 @@ def test_what_was_not_taken_is_sent_by_the_next_process(tmp_path: Path) -> None:
             p.push(step(number), task=f"t{number // 20}", cursor=number, sample_ids=[7 * number])
         p.push(step(50), evaluate=True, cursor=50)
     assert p.stats().dropped_rows == {}
-    with Peer(ANY) as peer, producer(peer.endpoint, tmp_path, linger_seconds=10) as p:
-        assert (p.last_cursor, p.stats().recovered_rows) == (50, 51)
-        p.push(step(51), cursor=51)
-        p.flush(10)
-        stored = peer.store["p"]
-        assert stored.rows("n") == list(range(52))
-        assert np.array(stored.rows("x"))[:, 1].tolist() == list(range(52))
-        heads = [data for data, _ in stored.batches]
-        assert {data.task: data.rows for data in heads if data.task} == {
-            "t0": 20,
-            "t1": 20,
-            "t2": 10,
-        }
-        ids = b"".join(data.sample_ids or b"" for data in heads)
-        assert np.frombuffer(ids, "<i8").tolist() == [7 * number for number in range(50)]
-        assert [data.flags for data in heads] == [0, 0, 0, 1, 0]
-        books = p.stats()
-        assert (books.pushed_rows, books.acknowledged_rows) == (52, 52)
-    assert list(tmp_path.iterdir()) == [], "a window with nothing left leaves nothing"
-    assert stored.bye is not None
+    with Peer(ANY) as peer:
+        with producer(peer.endpoint, tmp_path, linger_seconds=30) as p:
+            assert (p.last_cursor, p.stats().recovered_rows) == (50, 51)
+            p.push(step(51), cursor=51)
+            p.flush(30)
+            stored = peer.store["p"]
+            assert stored.rows("n") == list(range(52))
+            assert np.array(stored.rows("x"))[:, 1].tolist() == list(range(52))
+            heads = [data for data, _ in stored.batches]
+            assert {data.task: data.rows for data in heads if data.task} == {
+                "t0": 20,
+                "t1": 20,
+                "t2": 10,
+            }
+            ids = b"".join(data.sample_ids or b"" for data in heads)
+            assert np.frombuffer(ids, "<i8").tolist() == [7 * number for number in range(50)]
+            assert [data.flags for data in heads] == [0, 0, 0, 1, 0]
+            books = p.stats()
+            assert (books.pushed_rows, books.acknowledged_rows) == (52, 52)
+        assert list(tmp_path.iterdir()) == [], "a window with nothing left leaves nothing"
+        wait_until(lambda: stored.bye is not None)
 
 
 def test_what_was_taken_before_the_kill_is_not_sent_again(tmp_path: Path) -> None:
@@ -69,11 +70,11 @@ def test_what_was_taken_before_the_kill_is_not_sent_again(tmp_path: Path) -> Non
         assert p.stats().pending_rows == 30
         p.close()
         assert store["p"].bye is None, "the stream goes on"
-    with Peer(ANY, store) as peer, producer(peer.endpoint, tmp_path, linger_seconds=10) as p:
-        p.wait_connected(10)
+    with Peer(ANY, store) as peer, producer(peer.endpoint, tmp_path, linger_seconds=30) as p:
+        p.wait_connected(30)
         assert p.last_cursor == 29
         p.push(step(30), cursor=30)
-        p.flush(10)
+        p.flush(30)
         assert store["p"].rows("n") == list(range(31))
         assert (p.stats().resent_batches, p.stats().quarantined_rows) == (0, 0)
         assert p.stats().acknowledged_rows == 31
@@ -111,10 +112,10 @@ def test_an_empty_window_gives_way_to_another_schema_and_epoch(tmp_path: Path) -
 
 def test_the_journal_begins_anew_when_it_is_full(tmp_path: Path) -> None:
     rows, pushes = 400, 1000
-    with Peer(ANY) as peer, producer(peer.endpoint, tmp_path, linger_seconds=10) as p:
+    with Peer(ANY) as peer, producer(peer.endpoint, tmp_path, linger_seconds=30) as p:
         for number in range(pushes):
             p.push(step(number, rows), sample_ids=np.full(rows, number), cursor=number)
-        p.flush(20)
+        p.flush(30)
         sizes = [f.stat().st_size for f in tmp_path.iterdir() if "journal" in f.name]
         assert len(sizes) == 2, "no second journal was begun"
         assert sum(sizes) < 8 << 20

@@ -127,7 +127,8 @@ class PushQueue:
         batch.digest = None
         if cursor is not None:
             batch.add_cursor(cursor)
-        batch.sample_ids += sample_ids
+        if sample_ids:
+            batch.sample_ids += sample_ids
         self.next_row += rows
         books = self.books
         books.pushed_rows += rows

@@ -57,6 +57,10 @@ class SessionState(StrEnum):
     CLOSED = "closed"
 
 
+#: asked at every push, so a tuple that is made once
+_OVER = (SessionState.REFUSED, SessionState.FENCED, SessionState.CLOSED)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who the producer is; the fields of HELLO that never change."""
@@ -117,11 +121,9 @@ class ProducerSession:
     @property
     def over(self) -> bool:
         """No session will ever come again."""
-        if self.state is SessionState.OPEN:
+        if self.state not in _OVER:
             return False
-        if self.state is SessionState.REFUSED and self.failover.has_choice:
-            return False
-        return self.state in (SessionState.REFUSED, SessionState.FENCED, SessionState.CLOSED)
+        return self.state is not SessionState.REFUSED or not self.failover.has_choice
 
     # -- connecting ------------------------------------------------------------------------
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 import os
 
 
-class _Count:
-    forks = 0
+class Forks:
+    """`count` is another number in a child than in the process that it was forked from."""
+
+    count = 0
 
 
 def _forked() -> None:
-    _Count.forks += 1
+    Forks.count += 1
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def forks() -> int:
-    """Another number in a child than in the process that it was forked from."""
-    return _Count.forks

@@ -37,9 +37,9 @@ class Line:
     def check(self) -> None:
         """Raise when nothing can be pushed any more."""
         failure = self.connection.failure
-        if isinstance(failure, InsituError):
-            raise failure
         if failure is not None:
+            if isinstance(failure, InsituError):
+                raise failure
             raise InternalError(f"the producer's I/O thread failed: {failure!r}")
         if self.session.over:
             raise ProducerError(

@@ -28,7 +28,7 @@ from insitu_producers.columns import (
 )
 from insitu_producers.connection import Connection, logger
 from insitu_producers.credentials import Credentials
-from insitu_producers.forks import forks
+from insitu_producers.forks import Forks
 from insitu_producers.host import boot_id, host_id
 from insitu_producers.line import LEVELS, Line, WaitTimeoutError
 from insitu_producers.pusher import Pusher
@@ -137,7 +137,7 @@ class Producer:
         self._block_timeout_seconds = block_timeout_seconds
         self._window_bytes = window_bytes
         self._linger_seconds = linger_seconds
-        self._forks = forks()
+        self._forks = Forks.count
         self._push_lock = threading.Lock()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -272,7 +272,7 @@ class Producer:
     def _check_usable(self) -> None:
         if self._closed:
             raise ProducerError("the producer is closed", remedy="make a new Producer")
-        if forks() != self._forks:
+        if Forks.count != self._forks:
             raise ProducerError(
                 "the producer was made before a fork and is used after it",
                 consequence="its thread and its socket did not come along",
@@ -388,7 +388,7 @@ class Producer:
         if self._closed:
             return
         line = self._line
-        if line is not None and forks() == self._forks:
+        if line is not None and Forks.count == self._forks:
             deadline = time.monotonic() + self._linger_seconds
             with contextlib.suppress(InsituError):
                 self._wait_asking(line.is_clear, self._linger_seconds, "close")
