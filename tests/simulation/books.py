@@ -162,10 +162,14 @@ class Books:
             self._lost_to[life.number] = receiver.next_row
 
     def _check_fence(self, session: Session, service: Service) -> None:
-        """A session keeps older lives out for ever, unless there was no way to write that down."""
+        """A session keeps older lives out for ever, unless there was no way to write that down.
+
+        There is none while the disk takes nothing, nor behind the last checkpoint of a stop: who
+        comes that late, in a turn that began before it, has nothing taken from it either.
+        """
         hello, number = session.hello, session.receiver.session
         newest = self.lineage.newest.get(hello.producer_id, -1)
-        if hello.epoch != newest and service.inlet.problem:
+        if hello.epoch != newest and (service.inlet.problem or service.buffer.is_shut):
             self._unfenced.add(number)
         if hello.epoch != newest and (hello.epoch < newest or number not in self._unfenced):
             raise Broken(
