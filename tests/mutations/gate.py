@@ -2,13 +2,16 @@
 
     python -m mutations.gate [NAME ...]        from `tests/`
 
-torch and pytest are imported once; every mutation then runs in a fork of that, which computed
-nothing before, so no thread is lost in it. An outcome is `killed` (a test failed, as it must),
-`survived`, or what went wrong.
+What belongs to others is imported once; every mutation then runs in a fork of that, which computed
+nothing before, so no thread is lost in it. Of insitu nothing is imported before a mutation is made:
+a name that was taken out of its module already would stay whole. An outcome is `killed` (a test
+failed, as it must), `survived`, or what went wrong.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import sys
@@ -21,6 +24,21 @@ import torch
 from mutations.base import Mutation, mutations
 
 ROOT = Path(__file__).parent.parent.parent
+#: libraries that most tests import, some of them for a second and more
+_PRELOAD = (
+    "torch._dynamo", "numpy", "scipy.stats", "hypothesis.extra.numpy", "pydantic", "yaml",
+    "msgpack", "zmq", "xxhash", "safetensors.torch", "prometheus_client", "starlette.applications",
+    "uvicorn", "anyio", "anyio._backends._asyncio", "httpx", "click", "rich.table",
+)  # fmt: skip
+#: for pytest: it may not rewrite the assertions of what is imported, which has none for it
+_ARGUMENTS = (
+    "-x",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+)
 _OUTCOMES = {0: "survived", 1: "killed"}
 
 
@@ -53,7 +71,7 @@ def _run(mutation: Mutation) -> int:
         os.dup2(silence, 2)
     try:
         mutation.apply()
-        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(ROOT / mutation.tests)]))
+        return int(pytest.main([*_ARGUMENTS, str(ROOT / mutation.tests)]))
     except BaseException as error:
         print(repr(error), file=sys.stderr)
         return 99
@@ -61,6 +79,9 @@ def _run(mutation: Mutation) -> int:
 
 def main(names: Sequence[str]) -> int:
     torch.set_num_threads(1)
+    for name in _PRELOAD:
+        importlib.import_module(name)
+    gc.freeze()  # every pytest collects garbage at its end, and need not look at all this
     chosen = {name: m for name, m in mutations().items() if not names or name in names}
     os.chdir(ROOT)
     print(json.dumps(outcomes(chosen), indent=1))
