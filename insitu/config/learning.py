@@ -98,6 +98,13 @@ class TrainerSection(Section):
         Literal["float32", "bfloat16"], setting("Of the forward pass; weights stay float32.")
     ] = "float32"
     compile: Annotated[bool, setting("Compile the model with torch.compile.")] = False
+    cuda_graphs: Annotated[
+        bool,
+        setting(
+            "Run what the blocks of model hebbian do in a step as CUDA graphs; refused without a "
+            "GPU, with compile, and beside kernel_plasticity and winner_divergence."
+        ),
+    ] = False
     gradient_clip_norm: Annotated[
         float | None, setting("Largest L2 norm of all gradients; null for no limit.", gt=0)
     ] = None

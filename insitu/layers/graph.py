@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from insitu.errors import OperatorError
-from insitu.layers.update import HebbianUpdate
-
-_WARM_UP_STEPS = 3
+from insitu.layers.capture import capture
+from insitu.layers.update import HebbianUpdate, decisions
 
 
 class CapturedStep:
@@ -57,8 +56,8 @@ class CapturedStep:
         self._rows: Tensor | None = None
         self._labels: Tensor | None = None
         self._real: Tensor | None = None
-        # by whether rows are masked: the graph, and where it leaves the features
-        self._graphs: dict[bool, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        # by whether rows are masked
+        self._steps: dict[bool, Callable[[], Tensor]] = {}
         self._decided: Hashable = None
 
     def __call__(self, rows: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -69,9 +68,19 @@ class CapturedStep:
             labels: (rows,) integers, for a rule that needs them.
         """
         padded = self._take(rows, labels)
-        features = self._replay(padded) if rows.is_cuda else self._step(padded)
+        decided = (self._module.training, decisions(self._update.parts))
+        if decided != self._decided:
+            self._steps.clear()
+            self._decided = decided
+        if padded not in self._steps:
+            self._steps[padded] = self._captured(padded, rows.device)
+        features = self._steps[padded]()
         self._update.tell_followers()
         return features[: rows.shape[0]]
+
+    def _captured(self, padded: bool, device: torch.device) -> Callable[[], Tensor]:
+        state = [*self._module.parameters(), *self._module.buffers()]
+        return capture(lambda: self._step(padded), state, device)
 
     def _step(self, padded: bool) -> Tensor:
         assert self._rows is not None
@@ -82,51 +91,6 @@ class CapturedStep:
 
     def _recording(self, padded: bool) -> AbstractContextManager[None]:
         return self._update.recording(self._labels, self._real if padded else None)
-
-    def _replay(self, padded: bool) -> Tensor:
-        decided = self._decisions()
-        if decided != self._decided:
-            self._graphs.clear()
-            self._decided = decided
-        if padded not in self._graphs:
-            self._graphs[padded] = self._capture(padded)
-        graph, features = self._graphs[padded]
-        graph.replay()
-        return features
-
-    def _capture(self, padded: bool) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Steps before a capture teach, so what they changed is put back."""
-        state = [*self._module.parameters(), *self._module.buffers()]
-        before = [tensor.detach().clone() for tensor in state]
-        current = torch.cuda.current_stream()
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(current)
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP_STEPS):
-                self._step(padded)
-        current.wait_stream(aside)
-        with torch.no_grad():
-            for tensor, value in zip(state, before, strict=True):
-                tensor.copy_(value)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            features = self._step(padded)
-        return graph, features
-
-    def _decisions(self) -> Hashable:
-        """What Python decides of in a step."""
-        if any(part.of_tasks is not None for part in self._update.standardisations):
-            raise OperatorError(
-                "a captured step of a network that keeps the standardisation of every task",
-                allowed="shared or frozen standardisation",
-                remedy="run the step without capture, or choose another standardisation",
-            )
-        return (
-            self._module.training,
-            tuple((layer.training, layer.plastic) for layer in self._update.layers),
-            tuple((part.training, part.frozen) for part in self._update.standardisations),
-            tuple(layer.gain is None for layer in self._update.layers),
-        )
 
     def _take(self, rows: Tensor, labels: Tensor | None) -> bool:
         """Copy a batch to where the step finds it; whether it has been padded."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from insitu.errors import OperatorError
 from insitu.layers.hebbian import HebbianLayer
 from insitu.layers.standardisation import BatchStandardisation
 
@@ -49,7 +50,8 @@ class HebbianUpdate:
         self.standardisations = [
             part for part in module.modules() if isinstance(part, BatchStandardisation)
         ]
-        self._recorders: list[HebbianLayer | BatchStandardisation] = [
+        #: both kinds
+        self.parts: list[HebbianLayer | BatchStandardisation] = [
             *self.layers,
             *self.standardisations,
         ]
@@ -78,7 +80,7 @@ class HebbianUpdate:
 
     def discard(self) -> None:
         """Forget what was recorded: the step is skipped."""
-        for part in self._recorders:
+        for part in self.parts:
             part.discard()
 
     @contextmanager
@@ -90,22 +92,22 @@ class HebbianUpdate:
             mask: (rows,) bool, which of them are real; the others, padding to a size that never
                 changes, teach nothing and count for nothing, whatever they hold. None: all.
         """
-        before = [part.recording for part in self._recorders]
+        before = [part.recording for part in self.parts]
         self._set_recording(True)
-        set_mask(self._recorders, mask)
+        set_mask(self.parts, mask)
         for layer in self.layers:
             layer.labels = labels
         try:
             yield
         finally:
-            for part, value in zip(self._recorders, before, strict=True):
+            for part, value in zip(self.parts, before, strict=True):
                 part.recording = value
-            set_mask(self._recorders, None)
+            set_mask(self.parts, None)
             for layer in self.layers:
                 layer.labels = None
 
     def _set_recording(self, value: bool) -> None:
-        for part in self._recorders:
+        for part in self.parts:
             part.recording = value
 
 
@@ -113,3 +115,24 @@ def set_mask(parts: Iterable[HebbianLayer | BatchStandardisation], mask: Tensor 
     """Tell parts which rows of the next passes in training mode are real; None: all."""
     for part in parts:
         part.mask = mask
+
+
+def decisions(parts: Iterable[HebbianLayer | BatchStandardisation]) -> Hashable:
+    """What Python decides of in a pass and a move; where it changes, a captured one is no good.
+
+    Raises:
+        OperatorError: the standardisation of every task is kept, in tables that grow.
+    """
+    return tuple(map(_decided, parts))
+
+
+def _decided(part: HebbianLayer | BatchStandardisation) -> Hashable:
+    if isinstance(part, HebbianLayer):
+        return part.training, part.plastic, part.gain is None
+    if part.of_tasks is not None:
+        raise OperatorError(
+            "a captured step of a network that keeps the standardisation of every task",
+            allowed="shared or frozen standardisation",
+            remedy="run the step without capture, or choose another standardisation",
+        )
+    return part.training, part.frozen

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from insitu.errors import OperatorError
+from insitu.layers.captured_pass import CapturedPass
 from insitu.layers.hebbian import HebbianLayer
 from insitu.layers.padded_rows import PaddedRows
 from insitu.layers.padding import PaddingMode
@@ -153,6 +154,7 @@ class Hebbian(nn.Module):
         self.head = self._make_head(head, dropout)
         self._layers = tuple(part for part in self.modules() if isinstance(part, HebbianLayer))
         self._padded = None if padded_rows is None else PaddedRows(self.blocks, padded_rows)
+        self._captured: CapturedPass | None = None
         if order == "successive" and plastic_updates is None:
             raise OperatorError(
                 "model hebbian: order is successive, and plastic_updates null",
@@ -183,9 +185,18 @@ class Hebbian(nn.Module):
         outputs: Tensor = self.head(maps)
         return outputs.reshape(fields.shape[0], *self.output_shape)
 
+    def capture_passes(self) -> None:
+        """From now on passes that blocks learn from are CUDA graphs, where they are on a GPU."""
+        self._captured = CapturedPass(self.blocks)
+
     def _through_blocks(self, maps: Tensor) -> Tensor:
         if self._layout is not None:
             maps = maps.contiguous(memory_format=self._layout)
+        return (
+            self._in_turn(maps) if self._captured is None else self._captured(self._in_turn, maps)
+        )
+
+    def _in_turn(self, maps: Tensor) -> Tensor:
         for block in self.blocks:
             maps = block(maps)
         return maps

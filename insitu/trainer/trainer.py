@@ -55,6 +55,7 @@ from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import state
 from insitu.trainer.bad_batch import explained
 from insitu.trainer.gradients import clip, gradient_norm, witnesses
+from insitu.trainer.graphs import by_graphs
 from insitu.trainer.micro_batches import MicroBatches, OutOfMemory, Passes, is_out_of_memory
 from insitu.trainer.naming import named
 from insitu.trainer.non_finite import NonFinite, NonFiniteLoss
@@ -87,9 +88,12 @@ class Trainer:
             anew; 1 or more.
         watch: detectors of drift, or None. Where one declares a boundary, the tasks that had rows
             since the last one end, and rows that follow count as new tasks, see `insitu.segments`.
+        cuda_graphs: what Hebbian layers do in a step is captured once and replayed, see
+            `insitu.layers.captured_pass`.
 
     Raises:
-        OperatorError: the model has no trainable parameter or is on another device.
+        OperatorError: the model has no trainable parameter or is on another device; `cuda_graphs`
+            where there is nothing to capture, or no CUDA device.
 
     Example:
         >>> from insitu.objectives.classify import Classify
@@ -121,6 +125,7 @@ class Trainer:
         device: torch.device | str | None = None,
         updates_per_batch: int = 1,
         watch: DriftWatch | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         self.model = model
         #: the plain module where `model` is a compiled wrapper, else the model itself
@@ -148,6 +153,9 @@ class Trainer:
         self._witnesses = witnesses(self.module)
         hebbian = HebbianUpdate(self.module, record_always=False)
         self._hebbian = hebbian if hebbian.layers or hebbian.standardisations else None
+        self._move_hebbian = (
+            by_graphs(model, self._hebbian, self.device) if cuda_graphs else hebbian.step
+        )
         self._row_weights = torch.empty(0, device=self.device)
         #: how many rows fit into memory, once that has run out
         self.micro_batches = MicroBatches(
@@ -467,7 +475,7 @@ class Trainer:
             clip(gradients, norm, self.gradient_clip_norm)
         self.optimizer.step()
         if self._hebbian is not None:
-            self._hebbian.step()
+            self._move_hebbian()
         for strategy in self._verbs.adjust_weights:
             strategy.adjust_weights()
         if self.schedule is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from mutations.base import Mutation, constantly
 
 GRAPH = "tests/test_hebbian_graph.py"
 COMPILED = "tests/test_hebbian_compiled.py"
+CAPTURED = "tests/test_hebbian_captured_pass.py"
 
 _apply_update = HebbianLayer.apply_update
 
@@ -35,6 +38,24 @@ def _looking(self: Any, prepared: Tensor, potentials: Tensor, labels: Tensor | N
     self._find_direction(activities, prepared, potentials)
     if not bool(torch.isfinite(self.direction).all()):
         self.direction.zero_()
+
+
+def _in_the_same_memory(self: Any, *given: Tensor | None) -> Tensor:
+    for kept, each in zip((self.rows, self.mask, self.labels), given, strict=True):
+        if kept is not None and each is not None:
+            kept.copy_(each)
+    result: Tensor = self.run()
+    return result
+
+
+def _nothing_put_back(function: Any, state: Any, aside: Any = None) -> None:
+    for _ in range(3):
+        function()
+
+
+@contextmanager
+def _shown_elsewhere(self: Any, mask: Any, labels: Any) -> Iterator[None]:
+    yield
 
 
 def _rounded(self: Any) -> None:
@@ -63,6 +84,21 @@ MUTATIONS = {
         "insitu.layers.hebbian:HebbianLayer.apply_update",
         _rounded,
         "tests/test_hebbian_bfloat16.py",
+    ),
+    "hebbian graph: the next pass writes over the last one": Mutation(
+        "insitu.layers.captured_pass:_Pass.__call__", _in_the_same_memory, CAPTURED
+    ),
+    "hebbian graph: hooks are captured": Mutation(
+        "insitu.layers.captured_pass:check_unwatched", constantly(None), CAPTURED
+    ),
+    "hebbian graph: every pass is captured": Mutation(
+        "insitu.layers.captured_pass:CapturedPass._learns", constantly(True), CAPTURED
+    ),
+    "hebbian graph: mask and labels stay where they are": Mutation(
+        "insitu.layers.captured_pass:CapturedPass._shown", _shown_elsewhere, CAPTURED
+    ),
+    "hebbian graph: a capture teaches": Mutation(
+        "insitu.layers.capture:warm_up", _nothing_put_back, CAPTURED
     ),
     "hebbian graph: channels always first": Mutation(
         "insitu.models.hebbian:_LAYOUTS", {}, "tests/test_hebbian_layout.py"

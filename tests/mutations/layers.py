@@ -33,7 +33,7 @@ def _no_decay(self: Any, activities: Tensor, prepared: Tensor, _potentials: Tens
 
 
 def _always_recording(self: Any, value: bool) -> None:
-    for part in self._recorders:
+    for part in self.parts:
         part.recording = True
 
 

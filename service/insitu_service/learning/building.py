@@ -118,6 +118,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         device=device,
         updates_per_batch=config.trainer.updates_per_batch,
         watch=_build_watch(config, {**parts, "device": device}, seed),
+        cuda_graphs=config.trainer.cuda_graphs,
     )
 
 
