@@ -16,6 +16,7 @@ from pathlib import Path
 
 from chaos.bad_network import through_a_bad_network
 from chaos.decoder_fuzz import fuzz_decoder
+from chaos.fairness import SHORT, Offer, fairness
 from chaos.fuzz import fuzz
 from chaos.killing import Killing
 from chaos.killing_figures import Plan
@@ -44,6 +45,7 @@ def parts(*, long: bool) -> Mapping[str, Part]:
         "socket": partial(fuzz_socket, messages=1_000_000 if long else 20_000, seed=1),
         **fuzzed,
         "network": partial(through_a_bad_network, seconds=300.0 if long else 10.0, seed=1),
+        "fairness": partial(fairness, offer=Offer(256) if long else SHORT),
         "received": _killing(Plan(kills=20 if long else 1, level="received")),
         "kills": _killing(Plan(kills=kills, producer_stops=kills // 5)),
         "producers": _killing(Plan(kills=0, producer_kills=50 if long else 2)),

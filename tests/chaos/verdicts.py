@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from chaos.bad_network import NetworkFigures
 from chaos.decoder_fuzz import DecoderFigures
+from chaos.fairness_figures import FairnessFigures
 from chaos.fuzz import FuzzFigures
 from chaos.killing_figures import KillingFigures
 from chaos.soak import SoakFigures
@@ -18,9 +19,19 @@ _LEAST_THROUGHPUT_SHARE = 0.95
 #: of a shorter run the intervals are so short that their rates say nothing
 _LEAST_SOAK_SECONDS = 600.0
 _SLOWEST_SECONDS = 5.0
+_MOST_OFF_SHARE = 0.10
+_MOST_P99_SHARE = 1.20
+#: of fewer the p99 of a round is what the machine happened to do
+_LEAST_ROUNDS = 5
 
 Figures = (
-    DecoderFigures | SocketFigures | FuzzFigures | NetworkFigures | KillingFigures | SoakFigures
+    DecoderFigures
+    | SocketFigures
+    | FuzzFigures
+    | NetworkFigures
+    | KillingFigures
+    | SoakFigures
+    | FairnessFigures
 )
 
 
@@ -48,6 +59,11 @@ def _checks(figures: Figures) -> Iterator[tuple[str, bool]]:
         settled = figures.measures[-1].at_seconds >= _LEAST_SOAK_SECONDS
         fell = figures.throughput_share < _LEAST_THROUGHPUT_SHARE
         yield "throughput fell", settled and fell
+    elif isinstance(figures, FairnessFigures):
+        yield "shares are not equal", figures.most_off > _MOST_OFF_SHARE
+        timed = len(figures.alone) >= _LEAST_ROUNDS
+        yield "bad neighbours cost time", timed and figures.p99_share > _MOST_P99_SHARE
+        yield "nobody was hostile", bool(figures.alone) and not figures.hostile
     else:
         yield "memory grew", figures.grown_bytes > MOST_GROWN_BYTES
     if isinstance(figures, SocketFigures):
