@@ -413,3 +413,30 @@ def test_a_failed_write_leaves_nothing_behind(part: float, power: bool) -> None:
     )
     assert power or (len(found), recovery.torn_bytes) == (2, 0)
     log.close()
+
+
+def test_a_reader_does_not_believe_what_it_read_ahead_of_a_failed_write() -> None:
+    disk = SimulatedDisk(Random(0))
+    log, *_ = opened(disk, segment_bytes=1 << 16)
+    batch(log, 1)
+    batch(log, 2)
+
+    def before(operation: Operation) -> None:
+        if operation.name == "write":
+            raise Partly(operation.size_bytes, OSError(errno.EIO, "so it is"))
+
+    disk.before = before
+    with pytest.raises(LogFailed, match="so it is"):
+        batch(log, 3)
+    disk.before = lambda _operation: None
+    reader = log.reader(0)
+    values = []
+    for appended in (None, 4, None):
+        record = reader.next()
+        assert record is not None
+        values.append(bytes(record.payload))
+        if appended is not None:
+            batch(log, appended)
+    assert values == [payload(value, 2).tobytes() for value in (1, 2, 4)]
+    reader.close()
+    log.close()

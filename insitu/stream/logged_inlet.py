@@ -24,7 +24,7 @@ from insitu.stream.buffer import StreamBuffer
 from insitu.stream.inlet import Inlet, Keep, ProbeSink
 from insitu.stream.log.errors import LogFailed, LogFull
 from insitu.stream.log.reader import LogReader
-from insitu.stream.log.record import Kind, Record
+from insitu.stream.log.record import WITH_ROWS, Kind, Record
 from insitu.stream.log.recovery import Recovery
 from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.playback import Playback, enter_mark
@@ -347,29 +347,27 @@ class LoggedInlet(Inlet):
         return max(0, most - (self._backlog_samples - self._recovered_samples))
 
     def _recovered(self, record: Record) -> None:
-        if record.kind == Kind.END:
-            self._ended = True
-        elif record.kind == Kind.REOPEN:
-            self._ended = False
-        elif record.kind == Kind.LEAVE:
-            assert record.stamp is not None
-            self._backlog_producers.discard(record.stamp.producer_id)
-        elif record.stamp is not None:
-            self._advance(record.stamp, record.rows)
-            if record.kind in (Kind.BATCH, Kind.PROBE):
-                self._check(record)
-                rows = _entering(record.kind, record.rows, record.keep)
-                self._note(record.stamp, rows)
-                self._recovered_samples += rows
+        kind, rows, stamp = record.header.kind, record.header.rows, record.stamp
+        if stamp is None:
+            self._ended = kind == Kind.END
+        elif kind == Kind.LEAVE:
+            self._backlog_producers.discard(stamp.producer_id)
+        else:
+            self._advance(stamp, rows)
+            if kind in WITH_ROWS:
+                if kind == Kind.BATCH and rows > self._most_rows:
+                    raise self._too_large(record)
+                entering = _entering(kind, rows, record.keep)
+                self._note(stamp, entering)
+                self._recovered_samples += entering
 
-    def _check(self, record: Record) -> None:
-        if record.kind == Kind.BATCH and record.rows > self._most_rows:
-            raise OperatorError(
-                f"record {record.number} of the stream log holds {record.rows} samples",
-                allowed=f"{self._most_rows}, the room that is sure in the stream buffer",
-                consequence="it could not be trained; nothing starts",
-                remedy="resume with the buffer.capacity_samples that it was accepted with",
-            )
+    def _too_large(self, record: Record) -> OperatorError:
+        return OperatorError(
+            f"record {record.number} of the stream log holds {record.rows} samples",
+            allowed=f"{self._most_rows}, the room that is sure in the stream buffer",
+            consequence="it could not be trained; nothing starts",
+            remedy="resume with the buffer.capacity_samples that it was accepted with",
+        )
 
 
 def _entering(kind: Kind, rows: int, keep: Keep | None) -> int:

@@ -1,9 +1,12 @@
-"""What is known of a batch besides its bytes, and how far each producer has come."""
+"""What is known of a batch besides its bytes, and how far each producer has come.
+
+Named tuples: they are made for every record of a log, and cost a fourth of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +19,7 @@ from insitu.wire.values import Cursor
 PerRow = int | Sequence[int] | npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """How far a producer has come: what a resumed service tells it in its WELCOME.
 
     Args:
@@ -37,8 +39,7 @@ class Position:
     rows_behind_cursor: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A record of the stream log: its number, and the value of the log's chain with it.
 
     A buffer without a log numbers the batches itself, and has no chain.
@@ -48,8 +49,7 @@ class Place:
     chain: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """Where a batch comes from.
 
     Args:

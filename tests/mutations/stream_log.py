@@ -22,11 +22,10 @@ AUDIT = "tests/test_stream_audit.py"
 COMMAND = "tests/test_log_command.py"
 
 
-def _undigested(header: Header, body: memoryview) -> Record | str:
-    begin = header.meta_end - _HEADER_BYTES
-    return decode_meta(
-        header, body[: header.meta_bytes], body[begin : begin + header.payload_bytes]
-    )
+def _undigested(header: Header, data: memoryview) -> Record | str:
+    begin, meta_end = header.meta_end, _HEADER_BYTES + header.meta_bytes
+    payload = data[begin : begin + header.payload_bytes]
+    return decode_meta(header, data[_HEADER_BYTES:meta_end], payload)
 
 
 def _unseeded(data: Any, seed: int | None) -> Header | str:
@@ -116,6 +115,9 @@ MUTATIONS = {
     ),
     "log: a file of an earlier use is taken for damage": Mutation(
         "insitu.stream.log.recovery:Scan._misfit", _misfit_is_damage, REUSE
+    ),
+    "log: what was read ahead is believed": Mutation(
+        "insitu.stream.log.segment_reader:SegmentReader.forget", constantly(None), CRASHES
     ),
     "audit: rows of a record are alike": Mutation(
         "insitu.stream.audit:row_numbers", _records_only, AUDIT

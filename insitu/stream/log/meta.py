@@ -50,14 +50,16 @@ def unpack_meta(meta: memoryview, rows: int) -> tuple[Stamp, Mask | None]:
         ValueError, TypeError, msgpack.UnpackException: these are other bytes.
     """
     name, epoch, seq, cursor, first_row, produced, task, ids, flags, keep = msgpack.unpackb(meta)
-    texts_fit = isinstance(name, str) and isinstance(task, str)
-    numbers_fit = {type(epoch), type(seq), type(first_row)} == {int}
+    texts_fit = type(name) is str and type(task) is str
+    numbers_fit = type(epoch) is int and type(seq) is int and type(first_row) is int
     if not (texts_fit and numbers_fit and isinstance(cursor, _CURSORS)):
         raise ValueError("its stamp is none")
-    stamp = Stamp(
-        name, epoch, seq, cursor, first_row, _unpack_per_row(produced, rows), task,
-        None if ids is None else _unpack_array(ids, rows), _unpack_per_row(flags, rows),
-    )  # fmt: skip
+    if not (type(produced) is int and produced < _WORD):
+        produced = _unpack_per_row(produced, rows)
+    if not (type(flags) is int and flags < _WORD):
+        flags = _unpack_per_row(flags, rows)
+    ids = None if ids is None else _unpack_array(ids, rows)
+    stamp = Stamp(name, epoch, seq, cursor, first_row, produced, task, ids, flags)
     if keep is None:
         return stamp, None
     bits = np.unpackbits(np.frombuffer(keep, np.uint8), count=rows, bitorder="little")

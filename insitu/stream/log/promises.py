@@ -42,8 +42,8 @@ def _records_without_header(file: File, schema: Schema) -> Iterator[Header]:
         header = decode_header(read_bytes(file, offset_bytes, HEADER_BYTES), None)
         if isinstance(header, str) or offset_bytes + header.record_bytes > file.size_bytes:
             return
-        body = read_bytes(file, offset_bytes + HEADER_BYTES, header.record_bytes - HEADER_BYTES)
-        if isinstance(decode_body(header, memoryview(body)), str):
+        data = read_bytes(file, offset_bytes, header.record_bytes)
+        if isinstance(decode_body(header, memoryview(data)), str):
             return
         yield header
         offset_bytes += header.record_bytes

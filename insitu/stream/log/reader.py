@@ -38,6 +38,7 @@ class LogReader:
         self._log = log
         self._file: File | None = None
         self._reader: SegmentReader | None = None
+        self._written = 0  # what was read ahead is good up to this record
 
     def next(self) -> Record | None:
         """The next record, or None at the end of the log. Its payload lasts until the next call.
@@ -49,6 +50,10 @@ class LogReader:
         """
         if self.number >= self._log.appended:
             return None
+        if self.number >= self._written:
+            self._written = self._log.appended
+            if self._reader is not None:
+                self._reader.forget()
         try:
             record = self._reader.next() if self._reader is not None else None
             if record is None:

@@ -13,8 +13,13 @@ from insitu.stream.log.record import (
     decode_meta,
     payload_bytes,
 )
-from insitu.stream.log.segment import SegmentHeader, read_bytes, read_segment_header
+from insitu.stream.log.segment import SegmentHeader, read_segment_header
 from insitu.stream.log.tail import find, used_bytes
+
+#: read at once beside what is asked for: ever more while records are small, since a call costs as
+#: much as reading some of them; next to nothing beside large ones, whose bodies may not be wanted
+_LEAST_AHEAD_BYTES = 1 << 12
+_MOST_AHEAD_BYTES = 1 << 20
 
 
 class SegmentReader:
@@ -47,13 +52,14 @@ class SegmentReader:
         self.seed = header.seed
         self._is_reused = header.is_reused
         self._next_bytes = 0  # of the record that was peeked at
-        self._head = memoryview(bytearray(HEADER_BYTES))
-        self._body = memoryview(bytearray())
+        self._window = memoryview(b"")  # bytes of the file, from a place on
+        self._window_begin = 0
+        self._ahead_bytes = _LEAST_AHEAD_BYTES
+        self._memory = bytearray()
 
     def peek(self) -> Header | None:
         """The header of the next record, or None: see `flaw`."""
-        count = self._file.read_into(self.offset_bytes, self._head)
-        head = bytes(self._head[:count])
+        head = self._look(HEADER_BYTES)
         header = decode_header(head, self.seed)
         if isinstance(header, str):
             self.flaw = header if any(head) else ""
@@ -75,14 +81,11 @@ class SegmentReader:
         header = self.peek()
         if header is None:
             return None
-        size_bytes = self._next_bytes - HEADER_BYTES
-        if len(self._body) < size_bytes:
-            self._body = memoryview(bytearray(size_bytes))
-        body = self._body[:size_bytes]
-        if self._file.read_into(self.offset_bytes + HEADER_BYTES, body) < size_bytes:
+        data = self._look(self._next_bytes)
+        if len(data) < self._next_bytes:
             self.flaw = f"the file ends within record {header.number}"
             return None
-        record = decode_body(header, body)
+        record = decode_body(header, data)
         if isinstance(record, str):
             self.flaw = record
             return None
@@ -94,13 +97,18 @@ class SegmentReader:
         header = self.peek()
         if header is None:
             return None
-        meta = read_bytes(self._file, self.offset_bytes + HEADER_BYTES, header.meta_bytes)
-        record = decode_meta(header, memoryview(meta), memoryview(b""))
+        meta = self._look(HEADER_BYTES + header.meta_bytes)[HEADER_BYTES:]
+        record = decode_meta(header, meta, memoryview(b""))
         if isinstance(record, str):
             self.flaw = record
             return None
         self.skip(header)
         return record
+
+    def forget(self) -> None:
+        """Read anew what was read ahead: it may have been written since."""
+        self._window = self._window[:0]
+        self._ahead_bytes = _LEAST_AHEAD_BYTES
 
     def headers_behind(self) -> list[Header]:
         """Of all records behind the last good one, in whatever state they are."""
@@ -123,6 +131,23 @@ class SegmentReader:
             for place, data in find(self._file, MAGIC, self.offset_bytes, HEADER_BYTES)
             if not isinstance(header := decode_header(data, self.seed), str)
         ]
+
+    def _look(self, size_bytes: int) -> memoryview:
+        """So many bytes from the present place on; fewer where the file ends."""
+        begin = self.offset_bytes - self._window_begin
+        if begin + size_bytes > len(self._window):
+            self._read(max(size_bytes, self._ahead_bytes))
+            begin = 0
+        return self._window[begin : begin + size_bytes]
+
+    def _read(self, size_bytes: int) -> None:
+        if len(self._memory) < size_bytes:
+            self._memory = bytearray(size_bytes)
+        target = memoryview(self._memory)[:size_bytes]
+        self._window = target[: self._file.read_into(self.offset_bytes, target)]
+        self._window_begin = self.offset_bytes
+        small = size_bytes <= _MOST_AHEAD_BYTES and self._next_bytes < _LEAST_AHEAD_BYTES * 16
+        self._ahead_bytes = min(2 * size_bytes, _MOST_AHEAD_BYTES) if small else _LEAST_AHEAD_BYTES
 
     def _misplaced(self, header: Header) -> str:
         if header.number != self.number + 1:
