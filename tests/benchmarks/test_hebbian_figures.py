@@ -7,22 +7,28 @@ padding included, in training mode, and its update. The better of layouts, and o
 compiled, is what an operator would choose, and what is held. Run by `pytest -m benchmark` on a
 quiet machine: a step has many small operators where the floor has two large ones, and touches
 more memory, so other work on the machine costs it more. `INSITU_BENCH_THREADS` (2) sets the
-threads; with `INSITU_BENCH_CLOCK=cpu` and one thread the processor time of the thread is
-measured, which other work disturbs less than elapsed time.
+threads; with `INSITU_BENCH_CLOCK=cpu` the processor time of all threads is measured, which other
+work disturbs less than elapsed time.
 
-Measured on a 2-core AMD EPYC of family 26 with torch 2.13 while 12 to 17 other processes wanted
-its cores: one thread, processor time, channels last (channels first is slower throughout),
+Measured on a 2-core AMD EPYC of family 26 with torch 2.13 while a dozen other processes wanted its
+cores, this one before them: elapsed time, median of the ratios of 11 to 25 rounds in turn, over
+several runs, channels last (channels first is slower throughout), reflected padding
 
-                               reflect         zeros
-                               eager  compiled eager  compiled
-    96 -> 384, k3, 32 x 32     1.10   1.07     1.08   1.09     target 1.10
-    96 -> 384, k3, 16 x 16     1.15   1.12     1.15   1.14     target 1.10, missed
-    3 -> 96, k5, 32 x 32       1.57   1.65     1.60   1.57     target 1.5,  missed
-    linear 784 -> 2000         2.06   2.00                     target 1.5,  missed
+                               one thread            two threads
+                               eager      compiled   eager      compiled
+    96 -> 384, k3, 32 x 32     1.08-1.09  1.07       1.09-1.20  1.09       target 1.10
+    96 -> 384, k3, 16 x 16     1.10-1.17  1.09-1.10  1.09-1.23  1.05-1.11  target 1.10
+    3 -> 96, k5, 32 x 32       1.40-1.43  1.29-1.33  1.8-2.1    1.47-1.54  target 1.5
+    linear 784 -> 2000         1.25-1.45             1.23-1.47             target 1.5
 
-Against a convolution padded with zeros the reflected steps are at 1.12, 1.21 and 1.67, eager. Two
-threads on a quiet machine were to be had once, before the last changes: 1.24 at 16 x 16 and 2.02
-for 3 -> 96, against that floor, and 1.73 for linear.
+With zeros beyond the border, compiled and two threads: 1.14 at 16 x 16, 1.51 to 1.55 at 3 -> 96,
+both missed. With two threads the two convolutions of 3 -> 96 take half of the time, and less, as
+what they work on fits two caches; the passes of the competition take 0.6, and small operators as
+long as before.
+
+A linear step multiplies by oneDNN where the floor multiplies by what `torch.nn.functional.linear`
+takes, MKL. Against a floor whose forward pass is oneDNN's, too, it stands at 1.9 with one thread
+and at 2.0 with two.
 
 Where the time goes, at 16 x 16 and one thread 17 ms: the competition 0.8 to 1.2 ms (a fifth of it
 to find the first of the largest, a quarter for the powers), passes over weights 0.2 ms, padding
@@ -32,20 +38,26 @@ in the cache. In a linear layer six passes over weights stand against the two of
 
 What helped: powers of two in place of exp (4 times), no powers that underflow (3 to 10 times),
 maxima in place of argmax and softmax along a strided axis (several times), with channels last one
-table with a column a kernel, and fewer small operators (together 4 to 6 % of a step), for a
-linear layer the product first and the decay added to it (1.6 to 1.4 of the floor, less the
-competition), no pass over large weights for the division and for the guard against NaN. Compiled,
-`nan_to_num` and comparisons of integers are not vectorised; without them a linear step takes 2.9
-in place of 4.4 ms.
+table with a column a kernel, and fewer small operators (together 4 to 6 % of a step), no pass over
+large weights for the division and for the guard against NaN, pieces that grow with the threads
+(2.25 to 1.98 at 3 -> 96 with two). For a linear layer oneDNN in place of MKL, which on this
+processor takes twice as long for any product of 4 million multiplications or more (with two threads
+2.4 to 1.3: weights that the other core has written cost MKL more than they cost it), and the decay
+before the product, which is added to it (0.29 against 0.34 ms with two threads, 0.54 against 0.71
+with one). Compiled, `nan_to_num` and comparisons of integers are not vectorised; without them a
+linear step takes 2.9 in place of 4.4 ms. Compiled, exp in place of powers of two: the compiler
+keeps it, and computes powers of two twice (1 to 2 %).
 
 What did not: images one by one, from the convolution to the gradient, so that activations stay in
-the cache (5 % slower at 32 x 32, twice the time at 3 -> 96), or five at a time (2 % faster to 14
-% slower); pieces of 2^16 to 2^21 values (2^19 is the best); softmax over the last axis, whose exp
-takes what the single passes take; the competition compiled by inductor, which computes every
-power twice (0.84 to 1.0 of the eager time), also with a polynomial for the powers (0.87);
-equality, argmax or nonzero for the winner, none of which is vectorised (4 to 7 times the two
-passes that it takes now); weights in blocks of rows that fit a core's cache (within the noise); a
-batched product for <w, G> (4 times).
+the cache (5 % slower at 32 x 32, twice the time at 3 -> 96), or five at a time (2 % faster to 14 %
+slower); pieces of 2^16 to 2^21 values (2^19 is the best); softmax over the last axis, whose exp
+takes what the single passes take; the competition alone compiled by inductor (0.84 to 1.0 of the
+eager time), also with a polynomial for the powers (0.87); the winner's sign by `copysign` of the
+gap in place of its number (1.45 against 1.37 at 3 -> 96), which takes every one of several equal
+kernels besides; reflection by index or by slices (as long, or longer); the gradient of a linear
+layer by oneDNN, which copies it once more; equality, argmax or nonzero for the winner, none of
+which is vectorised (4 to 7 times the two passes that it takes now); weights in blocks of rows that
+fit a core's cache (within the noise); a batched product for <w, G> (4 times).
 """
 
 from __future__ import annotations
@@ -77,7 +89,7 @@ pytestmark = [
 
 _ROWS = 10
 _ROUNDS = 21
-_CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+_CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 #: name -> channels, kernels, size of the kernel, side of the image, target of the ratio
 CONVOLUTIONS = {
