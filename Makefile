@@ -58,7 +58,7 @@ chaos: $(STAMP) ## break real processes for some minutes; prints the books and t
 	cd tests && ../$(BIN)/python -m chaos short
 
 chaos-long: $(STAMP) ## the same at length: hundreds of kills, millions of messages, a soak (hours)
-	cd tests && ../$(BIN)/python -m chaos long
+	cd tests && ../$(BIN)/python -m chaos long $(if $(SCALE),--scale $(SCALE))
 
 clean: ## remove the virtual environment, caches and the demo's output
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build demo-output

@@ -1,16 +1,20 @@
 """The breaking harness as one command: `make chaos`, or `make chaos-long`.
 
-    python -m chaos short | long [PART ...]
+    python -m chaos short [PART ...]
+    python -m chaos long [PART ...] [--scale 0.01]
 
 Every part prints its books and figures; the exit code is 1 when one of them is not as it must be.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,45 +36,77 @@ def _killing(plan: Plan) -> Part:
     return lambda directory: Killing(directory, plan).run()
 
 
+def _decoder(directory: Path, messages: int) -> Figures:
+    return fuzz_decoder(messages, seed=1)
+
+
 def _inputs(target: str, inputs: int) -> Part:
     return lambda directory: fuzz(target, inputs, seed=1)
 
 
-def parts(*, long: bool) -> Mapping[str, Part]:
-    """Name -> what to do in a directory."""
-    fuzzed = {name: _inputs(name, 100_000 if long else 500) for name in NAMES}
-    kills, power_losses = (200, 50) if long else (5, 3)
+def parts(*, long: bool, scale: float = 1.0) -> Mapping[str, Part]:
+    """Name -> what to do in a directory.
+
+    Args:
+        scale: of the long profile's counts and times, to see in minutes that all of it runs.
+    """
+
+    def much(in_short: int, in_long: int, least: int) -> int:
+        return max(least, round(scale * in_long)) if long else in_short
+
+    inputs, kills, power_losses = much(500, 100_000, 200), much(5, 200, 1), much(3, 50, 3)
+    fuzzed = {name: _inputs(name, inputs) for name in NAMES}
+    offer = Offer(256, seconds=much(0, 20, 2), rounds=much(0, 6, 1)) if long else SHORT
     return {
-        "decoder": lambda directory: fuzz_decoder(10_000_000 if long else 200_000, seed=1),
-        "socket": partial(fuzz_socket, messages=1_000_000 if long else 20_000, seed=1),
+        "decoder": partial(_decoder, messages=much(200_000, 10_000_000, 20_000)),
+        "socket": partial(fuzz_socket, messages=much(20_000, 1_000_000, 5_000), seed=1),
         **fuzzed,
-        "network": partial(through_a_bad_network, seconds=300.0 if long else 10.0, seed=1),
-        "fairness": partial(fairness, offer=Offer(256) if long else SHORT),
-        "received": _killing(Plan(kills=20 if long else 1, level="received")),
+        "network": partial(through_a_bad_network, seconds=float(much(10, 300, 10)), seed=1),
+        "fairness": partial(fairness, offer=offer),
+        "received": _killing(Plan(kills=much(1, 20, 1), level="received")),
         "kills": _killing(Plan(kills=kills, producer_stops=kills // 5)),
-        "producers": _killing(Plan(kills=0, producer_kills=50 if long else 2)),
-        "windows": _killing(Plan(kills=0, producer_kills=50 if long else 3, window=True)),
+        "producers": _killing(Plan(kills=0, producer_kills=much(2, 50, 1))),
+        "windows": _killing(Plan(kills=0, producer_kills=much(3, 50, 1), window=True)),
         "power": _killing(Plan(kills=power_losses, level="durable", power=True)),
         "power_logged": _killing(Plan(kills=power_losses, level="logged", power=True)),
-        "soak": partial(soak, seconds=1800.0 if long else 60.0),
+        "soak": partial(soak, seconds=float(much(60, 1800, 60))),
     }
 
 
-def main(profile: str, *names: str) -> int:
-    """Run the parts with these names, or all; 0 when all is as it must be."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the parts that are asked for, or all; 0 when all is as it must be."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("profile", choices=("short", "long"))
+    parser.add_argument("part", nargs="*", help="names of parts; all when none is given")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of the long profile: 0.01 takes minutes"
+    )
+    asked = parser.parse_args(arguments)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what it is fed is not HTTP
-    found = parts(long=profile == "long")
+    found = parts(long=asked.profile == "long", scale=asked.scale)
+    unknown = sorted(set(asked.part) - set(found))
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(found)}")
     wrong = []
-    for name in names or found:
-        with tempfile.TemporaryDirectory(prefix=f"chaos-{name}-") as place:
-            figures = found[name](Path(place))
-        wrong += [f"{name}: {problem}" for problem in problems(figures)]
-        print(f"== {name}\n{figures}\n", flush=True)
+    for name in asked.part or found:
+        wrong += [f"{name}: {problem}" for problem in _run(name, found[name])]
     print("\n".join(wrong) or "all is as it must be")
     return 1 if wrong else 0
 
 
+def _run(name: str, part: Part) -> list[str]:
+    """What is wrong in a part; one that breaks down does not keep the others from running."""
+    began = time.monotonic()
+    print(f"== {name}", flush=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"chaos-{name}-") as place:
+            figures = part(Path(place))
+    except Exception as error:
+        traceback.print_exc()
+        return [f"it broke down: {type(error).__name__}: {str(error).splitlines()[:1]}"]
+    print(f"{figures}\n{name} took {time.monotonic() - began:.0f} s\n", flush=True)
+    return problems(figures)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] not in (["short"], ["long"]):
-        raise SystemExit(__doc__)
-    raise SystemExit(main(*sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

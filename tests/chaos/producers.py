@@ -74,6 +74,11 @@ class ProducerProcess:
             if said == word:
                 return int(number)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def produced(self) -> int:
         """Rows that it has made, by its ledger."""
         return produced_rows(Path(self.told.ledger))

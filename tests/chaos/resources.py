@@ -1,4 +1,4 @@
-"""What a process holds: resident memory and descriptors, from /proc."""
+"""What a process holds: memory, descriptors and processors, from /proc."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def cpu_seconds(pid: int) -> float:
     """Time that a process has had of processors."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def busy_seconds() -> float:
+    """Time that all processors of this machine have worked, or were taken from it by its host."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _waiting, hard, soft, stolen = map(int, fields)
+    return (user + nice + system + hard + soft + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def threads(pid: int) -> int:

@@ -2,91 +2,34 @@
 
     python -m chaos.soak 1800
 
-A minute is a thirtieth of the run, for short runs: memory and descriptors count from the third
-on, when pools are full; throughput is compared between the second and the last.
+A minute is a thirtieth of the run, for short runs. Before the first there is a warm-up, until
+caches are full and the log has gone round once; throughput is compared between the first minute
+and the last, and memory and descriptors count from the third on. Throughput is judged on a
+machine only that nobody else uses much: how much others had is measured too.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from chaos.producers import ProducerProcess
 from chaos.pushing import Pushing
-from chaos.resources import cpu_seconds, descriptors, resident_bytes, threads
+from chaos.resources import busy_seconds, cpu_seconds, descriptors, resident_bytes, threads
 from chaos.rows import is_bad
 from chaos.service_books import ServiceBooks
 from chaos.services import service
+from chaos.soak_figures import Measure, SoakFigures
 from daemon import Daemon, wait_for
 
 _PRODUCERS = 2
 _INTERVALS = 30
+_WARM_UP_INTERVALS = 2
 _BATCH_SIZE = 64
-
-
-@dataclass(frozen=True)
-class Measure:
-    """The service at one moment."""
-
-    at_seconds: float
-    trained: float
-    resident_bytes: int
-    descriptors: int
-    threads: int
-    cpu_seconds: float
-
-
-@dataclass
-class SoakFigures:
-    """All measures, and what they say."""
-
-    measures: list[Measure] = field(default_factory=list)
-    books: ServiceBooks | None = None
-
-    @property
-    def rates(self) -> list[float]:
-        """Samples trained a second, by interval."""
-        return [
-            (later.trained - earlier.trained) / (later.at_seconds - earlier.at_seconds)
-            for earlier, later in zip(self.measures, self.measures[1:], strict=False)
-        ]
-
-    @property
-    def costs(self) -> list[float]:
-        """Processor time of a million samples, by interval, which does not depend on how much of
-        the machine others have."""
-        return [
-            1e6
-            * (later.cpu_seconds - earlier.cpu_seconds)
-            / max(1.0, later.trained - earlier.trained)
-            for earlier, later in zip(self.measures, self.measures[1:], strict=False)
-        ]
-
-    @property
-    def grown_share(self) -> float:
-        """Resident memory at the end against the third measure, less 1."""
-        return self.measures[-1].resident_bytes / self.measures[2].resident_bytes - 1
-
-    @property
-    def throughput_share(self) -> float:
-        """Throughput of the last interval against the second."""
-        return self.rates[-1] / self.rates[1]
-
-    def __str__(self) -> str:
-        first, last = self.measures[2], self.measures[-1]
-        return (
-            f"soak of {last.at_seconds:,.0f} s: {last.trained:,.0f} samples trained; resident "
-            f"memory {first.resident_bytes:,} to {last.resident_bytes:,} bytes "
-            f"({100 * self.grown_share:+.2f} %), descriptors {first.descriptors} to "
-            f"{last.descriptors}, threads {first.threads} to {last.threads}; throughput "
-            f"{self.rates[1]:,.0f} to {self.rates[-1]:,.0f} samples/s "
-            f"({100 * self.throughput_share:.1f} %), least {min(self.rates):,.0f}; a million "
-            f"samples cost {self.costs[1]:.1f} and then {self.costs[-1]:.1f} s of processors\n"
-            f"{self.books}"
-        )
 
 
 def soak(directory: Path, seconds: float) -> SoakFigures:
@@ -109,7 +52,7 @@ def soak(directory: Path, seconds: float) -> SoakFigures:
                 producer.start()
             for producer in producers:
                 producer.expect("began")
-            _measure(daemon, seconds, figures)
+            _measure(daemon, producers, seconds, figures)
             for producer in producers:
                 producer.say("finish")
             for producer in producers:
@@ -122,10 +65,13 @@ def soak(directory: Path, seconds: float) -> SoakFigures:
     return figures
 
 
-def _measure(daemon: Daemon, seconds: float, figures: SoakFigures) -> None:
+def _measure(
+    daemon: Daemon, producers: list[ProducerProcess], seconds: float, figures: SoakFigures
+) -> None:
     assert daemon.process is not None
     pid, began = daemon.process.pid, time.monotonic()
-    for interval in range(_INTERVALS + 1):
+    ours = [pid, os.getpid(), *(producer.pid for producer in producers)]
+    for interval in range(_WARM_UP_INTERVALS, _WARM_UP_INTERVALS + _INTERVALS + 1):
         due = began + interval * seconds / _INTERVALS
         time.sleep(max(0.0, due - time.monotonic()))  # the length of the run was asked for
         figures.measures.append(
@@ -136,6 +82,7 @@ def _measure(daemon: Daemon, seconds: float, figures: SoakFigures) -> None:
                 descriptors(pid),
                 threads(pid),
                 cpu_seconds(pid),
+                busy_seconds() - sum(map(cpu_seconds, ours)),
             )
         )
 

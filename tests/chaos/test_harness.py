@@ -11,13 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chaos.__main__ import main, parts
 from chaos.books import Books
 from chaos.ledger import Ledger, produced_rows
 from chaos.network_faults import NetworkFault, Weather, schedule
 from chaos.power_loss import Shadow
 from chaos.rows import ROWS_OF_ONE, ids_of, is_bad, rows_at, rows_of
 from chaos.seen import Seen
+from chaos.service_books import ServiceBooks
+from chaos.soak_figures import Measure, SoakFigures
 from chaos.tcp_proxy import TcpProxy
+from chaos.verdicts import problems
 
 
 def seen(path: Path, *lines: str) -> Seen:
@@ -223,3 +227,35 @@ def test_power_loss_forgets_in_one_of_many_cases(tmp_path: Path) -> None:
         assert forgotten in (0, 1, 4096, 4097)
         outcomes.add(((root / "new").exists(), (root / "old").read_bytes()[:1]))
     assert len(outcomes) == 4
+
+
+def test_both_profiles_have_the_same_parts_and_none_that_does_not_exist() -> None:
+    assert list(parts(long=False)) == list(parts(long=True)) == list(parts(long=True, scale=0.01))
+    with pytest.raises(SystemExit, match="2"):
+        main(["long", "decoder", "nobody"])
+
+
+def soaked(rates: list[float], *, others: float = 0.0, grown: float = 0.0) -> SoakFigures:
+    """A soak with a minute at each of these rates."""
+    measures, trained = [Measure(120.0, 0.0, 1000, 9, 5, 0.0, 0.0)], 0.0
+    for minute, rate in enumerate(rates, start=1):
+        trained += 60.0 * rate
+        at = 120.0 + 60.0 * minute
+        memory = 1000 + int(grown * 1000) * (minute == len(rates))
+        measures.append(Measure(at, trained, memory, 9, 5, 30.0 * minute, others * 60.0 * minute))
+    return SoakFigures(measures, ServiceBooks(0, 0, 0, 0, 0, 0, 0))
+
+
+def test_a_soak_is_judged_by_its_first_and_its_last_minute() -> None:
+    steady = [100.0] * 29
+    assert problems(soaked([*steady, 96.0])) == []
+    assert problems(soaked([*steady, 94.0])) == ["throughput fell"]
+    assert problems(soaked([*steady, 100.0], grown=0.021)) == ["memory grew"]
+    assert problems(soaked([94.0, *steady])) == []
+
+
+def test_a_soak_beside_others_says_nothing_of_throughput() -> None:
+    figures = soaked([100.0] * 29 + [50.0], others=1.0)
+    assert problems(figures) == ["others used the machine: its throughput is not known"]
+    assert "100.0 %" not in str(figures).split("throughput", 1)[1].split(";")[0]
+    assert figures.efficiency_share == pytest.approx(0.5)
