@@ -16,7 +16,7 @@ from insitu_service.ingest.intake import Intake
 from insitu_service.ingest.lobby import Lobby
 from insitu_service.ingest.reception import Reception
 from insitu_service.ingest.session import Sessions
-from insitu_service.ingest.turn import Turn
+from insitu_service.ingest.turn import IDLE_SECONDS, Turn
 from simulation.samples import ROW_BYTES, SCHEMA, door
 
 
@@ -44,12 +44,26 @@ def turn_with(inlet: Inlet) -> Turn:
     return Turn(reception, inlet, 0.0)
 
 
-def test_the_log_is_tended_though_there_are_always_messages() -> None:
-    """A disk that was full is asked again, however many producers say that they wait."""
+def inlet_of_a_small_ring() -> Tended:
     buffer = StreamBuffer(
         SCHEMA, 8, FIFO(8), FixedPace(), TaskLedger(), generator=torch.Generator().manual_seed(0)
     )
-    inlet = Tended(buffer, lambda *_: True)
+    return Tended(buffer, lambda *_: True)
+
+
+def test_what_the_log_holds_is_let_in_by_the_first_turn() -> None:
+    """A restarted service may wait long for its first message."""
+    inlet = inlet_of_a_small_ring()
+    turn = turn_with(inlet)
+    assert turn.waits_seconds == 0.0
+    turn.begin(0.0)
+    turn.end(0.0, idle=True)
+    assert (inlet.times, turn.waits_seconds) == (1, IDLE_SECONDS)
+
+
+def test_the_log_is_tended_though_there_are_always_messages() -> None:
+    """A disk that was full is asked again, however many producers say that they wait."""
+    inlet = inlet_of_a_small_ring()
     turn = turn_with(inlet)
     for tenth in range(1, 51):
         turn.begin(tenth / 10)

@@ -34,7 +34,7 @@ class Turn:
     def __init__(self, reception: Reception, inlet: Inlet, now: float) -> None:
         self.reception = reception
         self._inlet = inlet
-        self._more_to_tend = False
+        self._more_to_tend = True  # after a restart the log may hold what was accepted
         self._turned_at = self._tended_at = now
 
     @property
