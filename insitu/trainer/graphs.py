@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -10,12 +12,27 @@ from insitu.layers.captured_pass import CapturedMove, CapturesPasses, check_unwa
 from insitu.layers.update import HebbianUpdate, decisions
 
 
-def by_graphs(model: nn.Module, update: HebbianUpdate | None, device: torch.device) -> CapturedMove:
-    """Have the model's passes captured; what is returned is `update.step`, captured.
+def mover(
+    model: nn.Module, update: HebbianUpdate | None, device: torch.device, *, by_graphs: bool
+) -> Callable[[], None]:
+    """What moves all Hebbian layers, once a step; does nothing where there are none.
+
+    Args:
+        by_graphs: capture it, and the passes of the model that Hebbian layers learn from.
 
     Raises:
         OperatorError: there is nothing to capture, or what is there cannot be captured here.
     """
+    if by_graphs:
+        return _captured(model, update, device)
+    return _nothing if update is None else update.step
+
+
+def _nothing() -> None:
+    """A model without Hebbian layers."""
+
+
+def _captured(model: nn.Module, update: HebbianUpdate | None, device: torch.device) -> CapturedMove:
     module: nn.Module = getattr(model, "_orig_mod", model)
     networks = [part for part in module.modules() if isinstance(part, CapturesPasses)]
     if not networks or update is None:

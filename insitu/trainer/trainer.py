@@ -55,7 +55,7 @@ from insitu.strategies.base import Observation, Strategy
 from insitu.trainer import state
 from insitu.trainer.bad_batch import explained
 from insitu.trainer.gradients import clip, gradient_norm, witnesses
-from insitu.trainer.graphs import by_graphs
+from insitu.trainer.graphs import mover
 from insitu.trainer.micro_batches import MicroBatches, OutOfMemory, Passes, is_out_of_memory
 from insitu.trainer.naming import named
 from insitu.trainer.non_finite import NonFinite, NonFiniteLoss
@@ -88,8 +88,7 @@ class Trainer:
             anew; 1 or more.
         watch: detectors of drift, or None. Where one declares a boundary, the tasks that had rows
             since the last one end, and rows that follow count as new tasks, see `insitu.segments`.
-        cuda_graphs: what Hebbian layers do in a step is captured once and replayed, see
-            `insitu.layers.captured_pass`.
+        cuda_graphs: what Hebbian layers do in a step is captured, see `insitu.trainer.graphs`.
 
     Raises:
         OperatorError: the model has no trainable parameter or is on another device; `cuda_graphs`
@@ -153,9 +152,7 @@ class Trainer:
         self._witnesses = witnesses(self.module)
         hebbian = HebbianUpdate(self.module, record_always=False)
         self._hebbian = hebbian if hebbian.layers or hebbian.standardisations else None
-        self._move_hebbian = (
-            by_graphs(model, self._hebbian, self.device) if cuda_graphs else hebbian.step
-        )
+        self._move_hebbian = mover(model, self._hebbian, self.device, by_graphs=cuda_graphs)
         self._row_weights = torch.empty(0, device=self.device)
         #: how many rows fit into memory, once that has run out
         self.micro_batches = MicroBatches(
@@ -474,8 +471,7 @@ class Trainer:
         if self.gradient_clip_norm is not None and norm is not None and gradients:
             clip(gradients, norm, self.gradient_clip_norm)
         self.optimizer.step()
-        if self._hebbian is not None:
-            self._move_hebbian()
+        self._move_hebbian()
         for strategy in self._verbs.adjust_weights:
             strategy.adjust_weights()
         if self.schedule is not None:
