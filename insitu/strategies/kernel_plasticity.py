@@ -13,9 +13,10 @@ The equations of importance, thresholds and the modes of the gain are in
 Deviations: `cap` is ours: it bounds the drift of a kernel exactly, where a threshold only damps
 steps that exceed it. So are `soft`, `lock` and the third factors. In the batch's statistics that
 standardise the input of a layer nothing is protected. `standardisation: frozen` keeps them as they
-were at the end of the first task. `per_task` keeps those of each task, which serve its rows when
-they are replayed, and when they are asked for where the task is given (`multi_head`, `task_heads`
-with `choice: given`), see `insitu.layers.task_statistics`.
+were at the end of the first task: for one layer on a given input; behind a block whose kernels
+still move, their norms above all, they are soon those of another network. `per_task` keeps those of
+each task, which serve its rows when they are replayed, and when they are asked for where the task
+is given (`multi_head`, `task_heads` with `choice: given`), see `insitu.layers.task_statistics`.
 
 Costs: one pass over the directions and one over the activations of every Hebbian layer a step.
 
