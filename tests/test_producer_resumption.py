@@ -18,6 +18,7 @@ from insitu.schema import Schema
 from insitu.stream.stamp import Position, Stamp
 from insitu.wire.batches import Label
 from insitu.wire.capabilities import RESUMES, ROW_COUNTS
+from insitu.wire.failover import Failover
 from insitu.wire.messages import Hello, Welcome
 from insitu.wire.receiver import Receiver, Write
 from insitu.wire.rows import unpack_rows
@@ -53,6 +54,7 @@ class Service:
         terms = Terms(SCHEMA, frozenset({"s"}), None, 9, 3 * ROW, most_rows * ROW, "block")
         receiver = terms.receiver(hello, 5, self.position)
         assert isinstance(receiver, Receiver)
+        assert receiver.resume(hello) == 0
         if self.position is None or self.position.epoch < hello.epoch:
             self._settle(Stamp("p", hello.epoch, 0, None, receiver.next_row), 0)
         self.receiver = receiver
@@ -174,6 +176,33 @@ def test_who_does_not_resume_begins_at_row_0() -> None:
     session = ProducerSession(window, Identity("p", 3, "s"))
     session.receive(service.greet(session.hello(0.0), 10, 10), 0.0)
     assert (session.last_cursor, session.rows_behind_cursor, window.next_row) == (8, 0, 0)
+
+
+def test_where_its_rows_begin_is_said_by_the_first_service_that_answers() -> None:
+    """Also to one that had its greeting before, and whose answer was lost."""
+    first, second = Service(), Service()
+    live(first, 1, [(8, True), (9, True)], 6, 10, 20)
+    assert first.position == Position(1, 2, 16, 8, 8)
+    window = SendWindow(SCHEMA, 64 * ROW)
+    session = ProducerSession(window, Identity("p", 2, "s"), Failover(2, 1.0), resumes=True)
+    first.greet(session.hello(0.0), 10, 99)
+    assert not session.turns(0.0)
+    assert session.turns(2.0)
+    session.receive(second.greet(session.hello(2.0), 10, 99), 2.0)
+    assert (session.last_cursor, session.rows_behind_cursor) == (None, 0)
+    assert not session.turns(2.5)
+    for cursor in (1, 2):
+        spans = window.reserve(1)
+        assert spans is not None
+        spans[0].slab.fields[0][spans[0].start] = 100 + cursor
+        window.commit(spans, Label(str(cursor)), produced_at_ns=1, cursor=cursor)
+    session.lost()
+    assert not session.turns(3.0)
+    assert session.turns(5.0)
+    session.receive(first.greet(session.hello(5.0), 10, 99), 5.0)
+    first.take(window, 9, 99)
+    assert first.rows == [*range(16), 101, 102]
+    assert window.books.acknowledged_rows == 2
 
 
 # -- the client ------------------------------------------------------------------------------------
