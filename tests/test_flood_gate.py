@@ -35,13 +35,31 @@ def test_who_keeps_to_the_rate_is_always_listened_to(gaps: list[float]) -> None:
         assert not gate.wasted(b"slow", now)
 
 
+def test_who_goes_on_is_shut_out_for_longer_and_who_stops_is_forgiven() -> None:
+    gate, now = FloodGate(1.0, most_peers=4), 0.0
+
+    def shut_seconds() -> float:
+        """Waste until the gate shuts; for how long it does."""
+        nonlocal now
+        while not gate.wasted(b"loud", now):
+            pass
+        began = now
+        while gate.is_shut(b"loud", now):
+            now += 0.125
+        return now - began
+
+    assert [shut_seconds() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 64, 64]
+    now += 65.0
+    assert shut_seconds() == 1
+
+
 def test_of_many_loud_peers_only_the_last_are_remembered() -> None:
     gate = FloodGate(1.0, most_peers=10)
     for number in range(200):
         peer = b"%d" % number
         gate.wasted(peer, 0.0)
         assert gate.wasted(peer, 0.0)
-    assert len(gate._shut_until) == 10
+    assert len(gate._shut) == 10
     assert gate.is_shut(b"199", 0.5)
     assert not gate.is_shut(b"1", 0.5)
 

@@ -163,11 +163,11 @@ class StreamSection(Section):
         setting(
             "Messages of one connection that lead to nothing (not understood, refused, of no "
             "session, PING after PING), on average and at once; beyond them it is not listened "
-            "to for a second.",
+            "to for a second, and for longer if it goes on.",
             unit="messages/second",
             ge=1,
         ),
-    ] = 100.0
+    ] = 60.0
     greeting_seconds: Annotated[
         float,
         setting("A connection that has no session for this long is cut.", unit="seconds", gt=0),

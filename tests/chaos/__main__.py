@@ -56,7 +56,7 @@ def parts(*, long: bool, scale: float = 1.0) -> Mapping[str, Part]:
 
     inputs, kills, power_losses = much(500, 100_000, 200), much(5, 200, 1), much(3, 50, 3)
     fuzzed = {name: _inputs(name, inputs) for name in NAMES}
-    offer = Offer(256, seconds=much(0, 20, 2), rounds=much(0, 6, 1)) if long else SHORT
+    offer = Offer(256, seconds=much(0, 20, 2), rounds=much(0, 8, 1)) if long else SHORT
     return {
         "decoder": partial(_decoder, messages=much(200_000, 10_000_000, 20_000)),
         "socket": partial(fuzz_socket, messages=much(20_000, 1_000_000, 5_000), seed=1),
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="of the long profile: 0.01 takes minutes"
     )
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_intermixed_args(arguments)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what it is fed is not HTTP
     found = parts(long=asked.profile == "long", scale=asked.scale)
     unknown = sorted(set(asked.part) - set(found))

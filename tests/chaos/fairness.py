@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from chaos.books import Books
-from chaos.crowd import Crowding
+from chaos.crowd_member import Crowding
 from chaos.fairness_figures import FairnessFigures, Interval
 from chaos.hostile import Hostility
 from chaos.network_faults import NetworkFault, Weather
@@ -32,7 +32,7 @@ from chaos.tcp_proxy import TcpProxy
 from daemon import Daemon, wait_for
 
 _BATCH_SIZE = 64
-_RING_ROWS = 128  # of each producer
+_RING_ROWS = 80  # of each producer
 _SLOW_BYTES_PER_SECOND = 2000.0
 #: at equal offer, on a machine that has hardly any time for us
 _MOST_SECONDS = 300.0
@@ -48,7 +48,8 @@ class Offer:
 
     Args:
         producers: good ones.
-        warm_up_seconds: at equal offer, before shares count.
+        warm_up_seconds: at equal offer, before shares count; who comes first to an empty service
+            is given more, and less for some seconds afterwards.
         seconds: at equal offer, at least.
         least_rows: that each is to have had on average by then; credit comes in portions, of which
             a few say nothing about shares.
@@ -60,10 +61,10 @@ class Offer:
     """
 
     producers: int
-    warm_up_seconds: float = 6.0
+    warm_up_seconds: float = 15.0
     seconds: float = 20.0
     least_rows: int = 2500
-    rounds: int = 6
+    rounds: int = 8
     round_seconds: float = 5.0
     load: float = 0.5
     hostile_messages_per_second: float = 2000.0

@@ -54,8 +54,12 @@ class FairnessFigures:
 
     @property
     def p99_share(self) -> float:
-        """p99 of the time to acknowledgement in company against that without; medians of rounds."""
-        return _median_p99(self.in_company) / _median_p99(self.alone)
+        """p99 of the time to acknowledgement in company against that without.
+
+        Of each the round at the lower quartile: whatever else the machine does makes a round
+        longer and never shorter, so that the higher ones say little of the service.
+        """
+        return _p99(self.in_company) / _p99(self.alone)
 
     def __str__(self) -> str:
         shares = (
@@ -96,5 +100,5 @@ class FairnessFigures:
         return f"the hostile one did {did}\nthe service counted {counted}\nbooks of all: {sums}"
 
 
-def _median_p99(rounds: list[Interval]) -> float:
-    return float(np.median([each.quantile(0.99) for each in rounds]))
+def _p99(rounds: list[Interval]) -> float:
+    return float(np.quantile([each.quantile(0.99) for each in rounds], 0.25))
