@@ -112,6 +112,16 @@ def test_a_network_that_cannot_be_keeps_the_service_from_starting(
     assert "Traceback" not in output
 
 
+def test_cuda_graphs_without_a_gpu_are_refused(tmp_path: Path) -> None:
+    trainer = {"cuda_graphs": True, "device": "cpu"}
+    sections = settings(tmp_path, BLOCKS, trainer=trainer)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(sections))
+    code, output = Attempt(tmp_path).of("serve", str(tmp_path / "run.yaml"))
+    assert code == 2, output
+    assert "trainer.cuda_graphs is true, and the model is on cpu" in output
+    assert "Traceback" not in output
+
+
 def test_a_checkpoint_of_another_width_is_not_resumed_from(tmp_path: Path) -> None:
     with Daemon(tmp_path, settings(tmp_path, BLOCKS)) as daemon:
         daemon.start()
