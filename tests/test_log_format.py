@@ -20,9 +20,11 @@ import insitu
 from insitu.errors import OperatorError
 from insitu.schema import Schema
 from insitu.stream.log.meta import pack_meta
-from insitu.stream.log.record import Header, Kind, Record, decode_meta
-from insitu.stream.log.segment import segment_name
+from insitu.stream.log.record import Header, Kind, Record, decode_body, decode_meta, decode_whole
+from insitu.stream.log.segment import read_segment_header, segment_name
+from insitu.stream.log.segment_reader import SegmentReader
 from insitu.stream.log.stream_log import StreamLog
+from insitu.stream.log.tail import opened as opened_file
 from insitu.stream.log.walk import LogWalk
 from insitu.stream.stamp import Stamp, provenance
 from logged import SCHEMA, batch, copied, counting_clock, opened, payload, stamp
@@ -337,3 +339,50 @@ if __name__ == "__main__":
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for each in EXAMPLES:
         (GOLDEN / f"{each}.hex").write_text(_dump(_written(each)))
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_the_short_way_to_a_record_finds_what_the_long_one_finds(data: st.DataObject) -> None:
+    disk = SimulatedDisk(Random(0))
+    log, *_ = opened(disk, segment_bytes=1024)
+    for value in range(1, 4):
+        batch(log, value)
+    log.append(Kind.END, None, 0)
+    log.close()
+    content = disk.damaged(segment_name(1))
+    for _ in range(data.draw(st.integers(0, 2))):
+        place = data.draw(st.integers(0, len(content.rstrip(b"\0")) - 1))
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    with opened_file(disk, segment_name(1)) as file:
+        header = read_segment_header(file)
+        if isinstance(header, str):
+            return
+        reader, whole = SegmentReader(file, header), memoryview(bytes(content))
+        place, chain, number = header.size_bytes, 0, 1
+        while True:
+            short = decode_whole(
+                whole,
+                place,
+                seed=header.seed,
+                number=number,
+                chain=chain,
+                row_bytes=SCHEMA.row_bytes,
+            )
+            long = _the_long_way(reader, whole)
+            assert (short is None) == (long is None)
+            if short is None or long is None:
+                return
+            assert copied(short) == copied(long)
+            assert short.header == long.header
+            place, chain, number = reader.offset_bytes, short.chain, number + 1
+
+
+def _the_long_way(reader: SegmentReader, whole: memoryview) -> Record | None:
+    header = reader.peek()
+    if header is None:
+        return None
+    place = reader.offset_bytes
+    record = decode_body(header, whole[place : place + header.record_bytes])
+    reader.skip(header)
+    return None if isinstance(record, str) else record

@@ -183,22 +183,19 @@ class Scan:
         """To the end of the present segment; leaves the reader's flaw."""
         reader = self._reader
         assert reader is not None
-        while True:
-            if reader.number == self._after_record:
-                self._check_chain(reader.chain)
-            if reader.number < self._after_record:
-                header = reader.peek()
-                if header is None:
-                    return
-                reader.skip(header)
-            else:
-                record = reader.next()
-                if record is None:
-                    return
-                header = record.header
-                self._records += 1
-                on_record(record)
+        while reader.number < self._after_record:
+            header = reader.peek()
+            if header is None:
+                return
+            reader.skip(header)
             self.synced = max(self.synced, header.synced)
+        if reader.number == self._after_record:
+            self._check_chain(reader.chain)
+        while (record := reader.next()) is not None:
+            self._records += 1
+            on_record(record)
+            if record.header.synced > self.synced:
+                self.synced = record.header.synced
 
     def _end(self, later: list[int]) -> tuple[int, int]:
         """Number and chain of the last good record, if the log fits to what was asked for."""

@@ -11,6 +11,7 @@ from insitu.stream.log.record import (
     decode_body,
     decode_header,
     decode_meta,
+    decode_whole,
     payload_bytes,
 )
 from insitu.stream.log.segment import SegmentHeader, read_segment_header
@@ -78,6 +79,15 @@ class SegmentReader:
 
         Its payload is valid until the next call.
         """
+        begin = self.offset_bytes - self._window_begin
+        found = decode_whole(
+            self._window, begin,
+            seed=self.seed, number=self.number + 1, chain=self.chain, row_bytes=self._row_bytes,
+        )  # fmt: skip
+        if found is not None:
+            self._next_bytes, self.flaw = found.header.record_bytes, ""
+            self.skip(found.header)
+            return found
         header = self.peek()
         if header is None:
             return None
