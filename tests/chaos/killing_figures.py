@@ -84,9 +84,13 @@ class KillingFigures:
             f"{self.plan.seed}, {self.seconds:.0f} s: {faults}{power}\n{self.books}\n"
             f"{self.lost:,} lost; {self.repeated_steps:,} steps were trained again with the same "
             f"rows, {self.changed_steps:,} with others; after {self.steps:,} steps the weights are "
-            f"{same} an undisturbed run{self._witnesses()}; slowest start "
-            f"{self.slowest_start_seconds:.1f} s"
+            f"{same} an undisturbed run{self._witnesses()}{self._starts()}"
         )
+
+    def _starts(self) -> str:
+        """How long a service took that had to start again."""
+        slowest = self.slowest_start_seconds
+        return f"; slowest start after a kill {slowest:.1f} s" if slowest else ""
 
     def _witnesses(self) -> str:
         """What the log has to say, if there is one."""
