@@ -265,6 +265,8 @@ class LoggedInlet(Inlet):
     def _append_now(
         self, kind: Kind, stamp: Stamp | None, rows: int, keep: Keep | None, pieces: list[Bytes]
     ) -> int | None:
+        if self._releasable > self._released:  # what was released may be written over
+            self._look_after_log()
         try:
             number = self.log.append(kind, stamp, rows, keep=keep, payload=pieces)
         except (LogFull, LogFailed) as error:

@@ -131,7 +131,7 @@ class Segments:
                 Segment(header.first_record, prepared.size_bytes, header.created_at_ns)
             )
         self._prepared = None
-        self._unsynced.begin(prepared.file, is_reused=prepared.is_reused)
+        self._unsynced.begin(prepared.file, self._all[-1].name)
         self._tail_bytes, self._seed = begin, header.seed
 
     def _prepare(self, size_bytes: int) -> _Prepared:
@@ -168,6 +168,7 @@ class Segments:
         self._unsynced.sync_names()  # in order: a gap would cut the log's beginning off
 
     def _forget_spare(self) -> None:
+        self._unsynced.forget(self._all[0].name)
         with self._lock:
             del self._all[0]
         self._spare -= 1

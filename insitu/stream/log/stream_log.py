@@ -79,7 +79,7 @@ class StreamLog:
         self._disk = disk
         self._schema = schema
         self._clock = clock
-        self._unsynced = Unsynced(disk)
+        self._unsynced = Unsynced(disk, spare_segments)
         self._segments = Segments(
             disk,
             schema,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -10,24 +11,29 @@ from insitu.stream.log.disk import Disk, File
 from insitu.stream.log.errors import LogFailed
 from insitu.stream.log.tail import opened
 
+_Named = tuple[str, File]
+
 
 class Unsynced:
     """Files and names that a loss of power may take.
 
     Args:
         disk: where they are.
+        kept_files: so many that are safe stay in memory, since they may be written over.
 
     Attributes:
         broken: why nothing can be written or synced any more; empty while all is well.
         active: the file that is being written.
     """
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, kept_files: int) -> None:
         self.broken = ""
         self.active: File | None = None
         self._disk = disk
-        self._sealed: list[File] = []
-        self._cached: list[File] = []  # of the sealed ones, those whose memory is kept
+        self._active_name = ""
+        self._sealed: list[_Named] = []
+        self._kept_files = kept_files
+        self._kept: deque[_Named] = deque()
         self._found: list[str] = []
         self._names_changed = True
         self._lock = threading.Lock()  # of the attributes; held for no system call
@@ -52,19 +58,20 @@ class Unsynced:
         """What recovery found: the last file, and names of those before it, maybe many."""
         self.active, self._found = file, list(earlier)
 
-    def begin(self, file: File, *, is_reused: bool) -> None:
-        """Write to this file from now on; the one before is sealed.
-
-        Args:
-            is_reused: it was a segment before. Then the one before will be one again before
-                long, and is written to faster where it is still in memory.
-        """
+    def begin(self, file: File, name: str) -> None:
+        """Write to this file from now on; the one before is sealed."""
         with self._lock:
             if self.active is not None:
-                self._sealed.append(self.active)
-                if is_reused:
-                    self._cached.append(self.active)
-            self.active, self._names_changed = file, True
+                self._sealed.append((self._active_name, self.active))
+            self.active, self._active_name, self._names_changed = file, name, True
+
+    def forget(self, name: str) -> None:
+        """This file, which is safe, is removed or gets another name; its memory stays."""
+        with self._lock:
+            found = [each for each in self._kept if each[0] == name]
+            self._kept = deque(each for each in self._kept if each[0] != name)
+        for _, file in found:
+            file.close()
 
     def sync(self) -> None:
         """Make everything safe that was written before this call."""
@@ -73,7 +80,8 @@ class Unsynced:
             with self._lock:
                 sealed, active = list(self._sealed), self.active
                 names, self._names_changed = self._names_changed, False
-            self._sync([*sealed, active] if active is not None else sealed, names=names)
+            files = [file for _, file in sealed]
+            self._sync([*files, active] if active is not None else files, names=names)
             self._drop(sealed)
 
     def sync_sealed(self) -> None:
@@ -82,7 +90,7 @@ class Unsynced:
             with self._syncing:
                 self.check_usable()
                 sealed = list(self._sealed)
-                self._sync(sealed, names=False)
+                self._sync([file for _, file in sealed], names=False)
                 self._drop(sealed)
 
     def sync_active(self) -> None:
@@ -100,10 +108,11 @@ class Unsynced:
     def close(self) -> None:
         """Let go of all files."""
         with self._syncing, self._lock:
-            for file in (*self._sealed, self.active):
-                if file is not None:
-                    file.close()
-            self._sealed, self._cached, self.active = [], [], None
+            for _, file in (*self._sealed, *self._kept):
+                file.close()
+            if self.active is not None:
+                self.active.close()
+            self._sealed, self._kept, self.active = [], deque(), None
             self.broken = self.broken or "it is closed"
 
     def _sync(self, files: Sequence[File], *, names: bool) -> None:
@@ -122,20 +131,19 @@ class Unsynced:
                 file.sync()
         self._found = []
 
-    def _drop(self, files: Sequence[File]) -> None:
-        """Let go of files that are safe, and of the memory that they take.
+    def _drop(self, files: Sequence[_Named]) -> None:
+        """Let go of files that are safe, but for the newest, and of the memory that they take.
 
         What was logged is trained from the ring. New pages of the cache for every segment cost
         more than writing into those of an old one, be it the same file or another.
         """
         with self._lock:
-            self._sealed = [file for file in self._sealed if file not in files]
-            cached = [file for file in self._cached if file in files]
-            self._cached = [file for file in self._cached if file not in files]
-        for file in files:
-            if file not in cached:
-                with suppress(OSError):
-                    file.drop_cache()
+            self._sealed = [each for each in self._sealed if each not in files]
+            self._kept.extend(files)
+            surplus = [self._kept.popleft() for _ in range(len(self._kept) - self._kept_files)]
+        for _, file in surplus:
+            with suppress(OSError):
+                file.drop_cache()
             file.close()
 
     def _broken_by(self, error: OSError) -> LogFailed:
