@@ -25,6 +25,7 @@ from insitu.wire.batches import Label
 from insitu.wire.codec import decode, encode
 from insitu.wire.messages import Ack, Message, Welcome
 from insitu.wire.session import Identity, ProducerSession, SessionState
+from insitu.wire.slabs import SlabPool
 from insitu.wire.surviving import Operation, SurvivingWindow
 from insitu_producers.window_file import WindowFile
 from test_wire_exactly_once import ROW, SCHEMA, Service
@@ -306,3 +307,21 @@ def test_what_was_let_go_of_is_gone_in_the_next_life_and_its_memory_free(tmp_pat
     assert window.room_rows() == 48
     assert window.books.acknowledged_rows == 48
     file.close(remove=True)
+
+
+def test_a_journal_of_before_is_understood(tmp_path: Path) -> None:
+    """It did not say how many rows of a batch were bad: all of them."""
+    file = WindowFile(tmp_path, "s", "p")
+    window = file.create(SCHEMA, 7, WINDOW_BYTES)
+    state = window.state()
+    file.close(remove=True)
+    label = ["", 0, False]
+    operations = [
+        state, ["push", [[0, 0, 5]], label, 1, 5, b""], ["take", 5],
+        ["push", [[0, 5, 3]], label, 1, 8, b""], ["take", 3],
+        ["quarantine", 0, "range"], ["release", 2],
+    ]  # fmt: skip
+    again = SurvivingWindow(SCHEMA, SlabPool.sized(SCHEMA, WINDOW_BYTES, 1 << 16), file)
+    again.replay(operations)
+    books = again.books
+    assert (books.quarantined_rows, books.acknowledged_rows, books.pending_rows) == (5, 3, 0)
