@@ -37,7 +37,7 @@ _SLOW_BYTES_PER_SECOND = 2000.0
 #: at equal offer, on a machine that has hardly any time for us
 _MOST_SECONDS = 300.0
 #: after a change, until it shows
-_SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS = 2.0
 #: numbers of the bad ones, as producers
 _STALLED, _SLOW = 900, 901
 

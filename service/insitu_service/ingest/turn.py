@@ -26,6 +26,8 @@ STALL_SECONDS = 5.0
 PAUSE_SECONDS = 0.001
 #: the longest sleep
 IDLE_SECONDS = 1.0
+#: between two looks at who is silent; with many producers a look takes its time
+EXPIRE_SECONDS = 0.1
 
 
 class Turn:
@@ -35,7 +37,7 @@ class Turn:
         self.reception = reception
         self._inlet = inlet
         self._more_to_tend = True  # after a restart the log may hold what was accepted
-        self._turned_at = self._tended_at = now
+        self._turned_at = self._tended_at = self._expired_at = now
 
     @property
     def waits_seconds(self) -> float:
@@ -99,7 +101,9 @@ class Turn:
         if not self.reception.lobby.draining:
             self.reception.acknowledger.ease()
         self.reception.acknowledger.settle(idle=idle)
-        self.reception.lobby.expire(now)
+        if now - self._expired_at >= EXPIRE_SECONDS:
+            self._expired_at = now
+            self.reception.lobby.expire(now)
 
     def _tend(self, now: float) -> None:
         """Let in what waits in the log, and give the room that came free by it."""
