@@ -146,6 +146,18 @@ def test_every_row_enters_once(runs: list[tuple[Any, ...]], crashes: set[int]) -
     assert last.window.books.pushed_rows == last.window.books.acknowledged_rows
 
 
+def test_a_cursor_is_told_with_the_last_row_that_it_is_complete_with() -> None:
+    window = SendWindow(SCHEMA, 64 * ROW)
+    for rows, cursor in ((3, "whole"), (2, None)):
+        spans = window.reserve(rows)
+        assert spans is not None
+        window.commit(spans, Label(), produced_at_ns=1, cursor=cursor)
+    (batch,) = window._unsent
+    assert (batch.rows, batch.cursor) == (5, None)
+    assert batch.whole_rows(5) == 3
+    assert (batch.split(3).cursor, batch.cursor) == ("whole", None)
+
+
 # -- what is said in HELLO and WELCOME -------------------------------------------------------------
 
 
