@@ -197,6 +197,25 @@ def test_a_new_session_sends_what_was_not_accepted_and_may_cut_it_anew() -> None
     assert window.books.acknowledged_rows == 4
 
 
+@pytest.mark.parametrize(("next_row", "first_row"), [(None, 8), (8, 8), (6, 6), (12, 12)])
+@pytest.mark.parametrize("level", ["logged", "durable"])
+def test_where_a_service_tells_rows_they_decide(
+    level: str, next_row: int | None, first_row: int
+) -> None:
+    """What was not accepted may come back in another cut: from the log of a service that died."""
+    window = window_with()
+    window.open(welcome(ack_level=level))
+    for task in "abcd":
+        push(window, 4, task)
+    sent(window)
+    window.open(welcome(session=6, next_seq=3, next_row=next_row, ack_level=level))
+    again = sent(window)
+    assert (again[0].seq, again[0].first_row) == (3, first_row)
+    window.acknowledge(ack(window.sent_seq))
+    assert (window.books.acknowledged_rows, window.books.pending_rows) == (16, 0)
+    assert window.row_of(2) == first_row
+
+
 def test_acks_of_what_was_never_sent_are_not_believed() -> None:
     window = window_with()
     push(window, 4)
@@ -502,6 +521,21 @@ def test_no_session_says_hello_once() -> None:
     assert session.receive(NoSession(5), 1.0)
     session.hello(1.0)
     assert not session.receive(NoSession(5), 1.0)
+
+
+def test_a_welcome_from_before_what_was_greeted_with_is_of_another_session() -> None:
+    window = window_with()
+    session = opened(window)
+    push(window, 4)
+    sent(window)
+    window.acknowledge(ack(1))
+    assert session.receive(NoSession(5), 1.0)
+    assert session.hello(1.0).first_available_seq == 2
+    session.receive(welcome(), 1.1)  # the first one, once more
+    assert session.state is SessionState.GREETING
+    session.receive(welcome(session=6, next_seq=2), 1.2)
+    assert session.state is SessionState.OPEN
+    assert window.first_available == (2, 4)
 
 
 def test_messages_of_another_session_are_ignored() -> None:

@@ -76,6 +76,8 @@ class Inlet:
 
     def probe(self, reservation: Reservation, stamp: Stamp, *, keep: Keep | None = None) -> bool:
         """Take a complete batch of held-out rows in; see `commit`."""
+        if self._buffer.is_shut:
+            return False
         # first the probe, then its position: between the two a checkpoint loses nothing, and
         # what it then holds too early the examiner knows by its rows
         self._buffer.task_index(stamp.task)  # one too many raises here, not in the learner

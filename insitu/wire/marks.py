@@ -58,14 +58,25 @@ class RowMarks:
         """The batch that holds this row; the next new one when none does."""
         return self._base_seq + bisect_right(self._rows, row) + 1
 
-    def renumber(self, next_seq: int) -> None:
-        """The batches from `next_seq` on were taken by nobody: their numbers are given anew."""
+    def renumber(self, next_seq: int, next_row: int | None = None) -> None:
+        """The batches from `next_seq` on were taken by nobody: their numbers are given anew.
+
+        Args:
+            next_row: where the service says that they begin; None to go by what is marked.
+        """
         if next_seq > self.last_seq + 1:
             self._base_seq, self._base_row, self._rows = next_seq - 1, self.last_row, []
         elif next_seq > self._base_seq:
             del self._rows[next_seq - 1 - self._base_seq :]
         else:
             self._base_seq, self._rows = next_seq - 1, []
+        if next_row is None:
+            return
+        if not self._rows:
+            self._base_row = next_row
+            return
+        self._rows = [min(row, next_row) for row in self._rows]
+        self._rows[-1] = next_row
 
     def forget(self, released_seq: int, trained_seq: int) -> None:
         """Nobody asks any more for batches that are let go of and trained."""

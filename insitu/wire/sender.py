@@ -206,7 +206,8 @@ class SendWindow(PushQueue):
         those before it stay, as sent.
         """
         self._session = welcome
-        self._reopen(welcome.next_seq, keeps=welcome.ack_level == AckLevel.DURABLE)
+        keeps = welcome.ack_level == AckLevel.DURABLE
+        self._reopen(welcome.next_seq, keeps=keeps, next_row=welcome.next_row)
         self.accepted = welcome.next_seq - 1
         self.durable = min(self.durable, self.accepted)
         self.trained = min(self.trained, self.accepted)
@@ -217,9 +218,14 @@ class SendWindow(PushQueue):
         self.holding = self.draining = False
         self._first_ack = True
 
-    def _reopen(self, next_seq: int, *, keeps: bool) -> None:
-        """Part what the service has taken from what it is to get."""
-        taken_row = self._marks.row_of(next_seq - 1)
+    def _reopen(self, next_seq: int, *, keeps: bool, next_row: int | None = None) -> None:
+        """Part what the service has taken from what it is to get.
+
+        Rows decide, where the service tells them: a batch that it could not accept may be in its
+        log all the same, and a later life of it takes that up, while the number went to another
+        cut here.
+        """
+        taken_row = self._marks.row_of(next_seq - 1) if next_row is None else next_row
         self._return_in_flight()
         while taken_row is not None and self._unsent and self._unsent[0].first_row < taken_row:
             batch = self._unsent[0]
@@ -227,12 +233,12 @@ class SendWindow(PushQueue):
                 batch = batch.split(taken_row - batch.first_row)
             else:
                 self._unsent.popleft()
-            batch.seq = self._marks.seq_of(batch.first_row + batch.rows - 1)
+            batch.seq = min(self._marks.seq_of(batch.first_row + batch.rows - 1), next_seq - 1)
             self._in_flight.append(batch)
         for batch in self._unsent:
             batch.refused, batch.refused_rows = "", 0
         self._transmitted = len(self._in_flight)
-        self._marks.renumber(next_seq)
+        self._marks.renumber(next_seq, next_row)
         if not keeps:
             self._release(next_seq - 1)
 

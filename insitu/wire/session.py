@@ -110,6 +110,7 @@ class ProducerSession:
         #: how many wait for `durable` or `trained` to move, which is told when it is asked for
         self.waiting = 0
         self._resumes = resumes
+        self._greeted_seq = 1
         self._heard_at = 0.0
         self._pinged_at = 0.0
         self._answered_at = 0.0
@@ -138,6 +139,7 @@ class ProducerSession:
         self.state = SessionState.GREETING
         self._heard_at = now
         self._barrier = None
+        self._greeted_seq = seq
         return Hello(
             PROTOCOL_VERSION, who.producer_id, who.epoch, who.stream, schema, schema.crc32,
             (*capabilities(), *self._additions()), who.host_id, who.boot_id, who.token, seq, row,
@@ -280,8 +282,8 @@ class ProducerSession:
         return False
 
     def _open(self, welcome: Welcome, now: float) -> None:
-        if self.state is not SessionState.GREETING:
-            return
+        if self.state is not SessionState.GREETING or welcome.next_seq < self._greeted_seq:
+            return  # the second is of an earlier session, late: no service goes behind a HELLO
         self.window.open(welcome)
         if self.welcome is None:
             self._go_on_from(welcome)

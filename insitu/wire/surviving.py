@@ -115,9 +115,9 @@ class SurvivingWindow(SendWindow):
         self._write("take", rows)
         super()._take(rows)
 
-    def _reopen(self, next_seq: int, *, keeps: bool) -> None:
-        self._write("reopen", next_seq, keeps)
-        super()._reopen(next_seq, keeps=keeps)
+    def _reopen(self, next_seq: int, *, keeps: bool, next_row: int | None = None) -> None:
+        self._write("reopen", next_seq, keeps, next_row)
+        super()._reopen(next_seq, keeps=keeps, next_row=next_row)
 
     def _release(self, upto_seq: int) -> int:
         if self._in_flight and self._in_flight[0].seq <= upto_seq:
@@ -217,8 +217,8 @@ class SurvivingWindow(SendWindow):
     def _replay_take(self, rows: int) -> None:
         self._take(rows)
 
-    def _replay_reopen(self, next_seq: int, keeps: bool) -> None:
-        self._reopen(next_seq, keeps=keeps)
+    def _replay_reopen(self, next_seq: int, keeps: bool, next_row: int | None = None) -> None:
+        self._reopen(next_seq, keeps=keeps, next_row=next_row)
 
     def _replay_release(self, upto_seq: int) -> None:
         self._release(upto_seq)

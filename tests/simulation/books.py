@@ -84,10 +84,11 @@ class Books:
             return
         self._cache_was_lost |= cache_was_lost
         self.lineage.newest = {name: place.epoch for name, place in service.positions.items()}
+        ends = dict(self.lineage.settled)
         for life in self.lives:
             position = service.positions.get(life.producer_id)
             self._recover(life, position, cache_was_lost=cache_was_lost)
-        self._see_refusals(service.log)
+        self._see_the_unseen(service.log, ends)
 
     def _recover(self, life: Life, position: Position | None, *, cache_was_lost: bool) -> None:
         number, lineage = life.number, self.lineage
@@ -109,15 +110,25 @@ class Books:
         for rows in (lineage.lost, lineage.refused):
             rows[number] = {row for row in rows.get(number, ()) if row < after}
 
-    def _see_refusals(self, log: StreamLog) -> None:
-        """What the dying service logged and nobody saw."""
+    def _see_the_unseen(self, log: StreamLog, ends: dict[int, int]) -> None:
+        """What the dying service logged and nobody saw: refusals, and losses that it noted.
+
+        Args:
+            ends: by life, the row behind what was settled before; goes on with the records.
+        """
         reader = log.reader(min(self._record, log.appended))
         while (record := reader.next()) is not None:
+            stamp = record.stamp
+            life = self._by_epoch.get((stamp.producer_id, stamp.epoch)) if stamp else None
+            if stamp is None or life is None:
+                continue
+            rows = range(stamp.first_row, stamp.first_row + record.rows)
             if record.kind == Kind.REFUSE:
-                assert record.stamp is not None
-                life = self._by_epoch[record.stamp.producer_id, record.stamp.epoch]
-                rows = range(record.stamp.first_row, record.stamp.first_row + record.rows)
                 self.lineage.refused.setdefault(life.number, set()).update(rows)
+            elif record.kind == Kind.SKIP and not rows:  # a position without a batch
+                unknown = set(range(ends.get(life.number, 0), stamp.first_row))
+                self._settle_lost(life, unknown - life.dropped)
+            ends[life.number] = max(rows.stop, ends.get(life.number, 0))
         reader.close()
         self._record = log.appended
 

@@ -21,7 +21,7 @@ from simulation.virtual_clock import VirtualClock
 
 #: how long a healed world may take to deliver everything, and to end
 _HEALED_SECONDS = 200.0
-_MOST_EVENTS = 50_000
+_MOST_EVENTS = 200_000
 _EVENTS_PER_AUDIT = 16
 
 
