@@ -53,7 +53,10 @@ class Seen:
 
     def _line(self, first: str, *rest: str) -> None:
         if first == "start":
-            self._before, self.steps = self.steps, {}
+            if (
+                self.steps
+            ):  # else a life was killed before it resumed or trained: it changed nothing
+                self._before, self.steps = self.steps, {}
             self._voided |= self._before
             self.lives += 1
         elif first == "resume":

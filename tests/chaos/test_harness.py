@@ -35,12 +35,16 @@ def test_rows_follow_from_their_ids() -> None:
     assert not np.array_equal(rows_of(2, 10, 14)["x"], whole["x"])
 
 
-def test_a_life_without_a_checkpoint_takes_its_steps_with_it(tmp_path: Path) -> None:
-    lines = ["start", "1 10 11", "2 12 13", "3 14 15"]
+@pytest.mark.parametrize("killed_at_its_start", [[], ["start"]])
+def test_a_life_without_a_checkpoint_takes_its_steps_with_it(
+    tmp_path: Path, killed_at_its_start: list[str]
+) -> None:
+    lines = ["start", "1 10 11", "2 12 13", "3 14 15", *killed_at_its_start]
     again = ["start", "resume 1", "2 12 13", "3 16 17"]
     found = seen(tmp_path / "seen", *lines, *again)
     assert found.order.tolist() == [10, 11, 12, 13, 16, 17]
-    assert (found.lives, found.repeated, found.changed) == (2, 1, 1)
+    lives = 2 + len(killed_at_its_start)
+    assert (found.lives, found.repeated, found.changed) == (lives, 1, 1)
     with (tmp_path / "seen").open("a") as file:
         file.write("4 18 19\n5 2")  # the last line is not whole yet
     assert found.follow().order.tolist() == [10, 11, 12, 13, 16, 17, 18, 19]
