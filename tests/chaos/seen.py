@@ -53,9 +53,8 @@ class Seen:
 
     def _line(self, first: str, *rest: str) -> None:
         if first == "start":
-            if (
-                self.steps
-            ):  # else a life was killed before it resumed or trained: it changed nothing
+            # without steps: it was killed before it resumed or trained, and changed nothing
+            if self.steps:
                 self._before, self.steps = self.steps, {}
             self._voided |= self._before
             self.lives += 1
