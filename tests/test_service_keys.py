@@ -335,7 +335,7 @@ def test_another_user_of_this_machine_is_refused_at_a_socket_without_a_mode(
         words = [sys.executable, "-c", AS_NOBODY, abstract, str(Path(__file__).parent), *sys.path]
         done = subprocess.run(words, capture_output=True, text=True, cwd="/")
         assert done.stdout.strip() == "silence", done.stderr
-        assert refused(daemon, "user") == 1
+        assert refused(daemon, "user") >= 1  # as often as it came back
         with Hostile(abstract) as ours:
             ours.greet("anybody", stream="small", schema=SCHEMA)
 
