@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from insitu.errors import OperatorError, ProducerError
+from insitu.wire.capabilities import RESUMES, ROW_COUNTS
 from insitu_producers import Producer
 from insitu_producers.journal_file import JournalFile
 from peer import Peer, Stored, wait_until
@@ -59,10 +60,17 @@ def test_what_was_not_taken_is_sent_by_the_next_process(tmp_path: Path) -> None:
         wait_until(lambda: stored.bye is not None)
 
 
-def test_what_was_taken_before_the_kill_is_not_sent_again(tmp_path: Path) -> None:
-    """The ack was on its way when the process died: the service's count decides."""
+@pytest.mark.parametrize("lacks", [frozenset(), frozenset({ROW_COUNTS, RESUMES})])
+def test_what_was_taken_before_the_kill_is_not_sent_again(
+    tmp_path: Path, lacks: frozenset[str]
+) -> None:
+    """The ack was on its way when the process died: the service's count decides.
+
+    Of rows, or of batches where a service of before counts nothing else.
+    """
     store: dict[str, Stored] = {}
-    with Peer(ANY, store, lose=lambda m: type(m).__name__ in ("Ack", "Pong")) as peer:
+    lost = ("Ack", "Pong")
+    with Peer(ANY, store, lose=lambda m: type(m).__name__ in lost, lacks=lacks) as peer:
         p = producer(peer.endpoint, tmp_path)
         for number in range(30):
             p.push(step(number), task=str(number // 10), cursor=number)
@@ -70,7 +78,10 @@ def test_what_was_taken_before_the_kill_is_not_sent_again(tmp_path: Path) -> Non
         assert p.stats().pending_rows == 30
         p.close()
         assert store["p"].bye is None, "the stream goes on"
-    with Peer(ANY, store) as peer, producer(peer.endpoint, tmp_path, linger_seconds=30) as p:
+    with (
+        Peer(ANY, store, lacks=lacks) as peer,
+        producer(peer.endpoint, tmp_path, linger_seconds=30) as p,
+    ):
         p.wait_connected(30)
         assert p.last_cursor == 29
         p.push(step(30), cursor=30)
