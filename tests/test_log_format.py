@@ -128,7 +128,7 @@ def _segment(data: bytes) -> tuple[list[Any], int, int]:
     version, schema_bytes = struct.unpack_from("<II", data, 8)
     end = _padded(56 + schema_bytes)
     (seed,) = struct.unpack_from("<Q", data, 48)
-    assert version == 2
+    assert version == 3
     assert seed == _xxh3(data[:48] + data[56:end])
     return msgpack.unpackb(data[56 : 56 + schema_bytes]), seed, end
 
@@ -143,7 +143,8 @@ def _records(data: bytes) -> Iterator[tuple[int, int, int, list[Any] | None, byt
         middle = begin + _padded(72 + meta_bytes)
         end = middle + _padded(payload_bytes)
         assert check == _xxh3(data[begin : begin + 64], seed)
-        assert digest == _xxh3(data[begin : begin + 32] + data[begin + 72 : end])
+        payload_xxh3 = struct.pack("<Q", _xxh3(data[middle:end]))
+        assert digest == _xxh3(data[begin : begin + 32] + data[begin + 72 : middle] + payload_xxh3)
         assert before == chain
         chain = _xxh3(struct.pack("<QQ", chain, digest))
         meta = msgpack.unpackb(data[begin + 72 : begin + 72 + meta_bytes]) if meta_bytes else None
@@ -178,6 +179,27 @@ def test_the_page_describes_the_bytes() -> None:
 
 
 # ---- what does not depend on time or place ---------------------------------------------------
+
+
+def test_the_xxh3_of_a_payload_need_not_be_computed_again() -> None:
+    written = []
+    for known in (None, _xxh3(payload(1, 4).tobytes() + payload(2, 7).tobytes())):
+        disk = SimulatedDisk(Random(0))
+        log, *_ = opened(disk)
+        parts = [payload(1, 4), payload(2, 7)]
+        log.append(Kind.BATCH, stamp(1), 11, payload=parts, payload_xxh3=known)
+        log.close()
+        written.append(disk.bytes_of(segment_name(1)))
+    assert written[0] == written[1]
+
+
+def test_an_xxh3_that_is_not_the_payloads_is_found() -> None:
+    disk = SimulatedDisk(Random(0))
+    log, *_ = opened(disk)
+    log.append(Kind.BATCH, stamp(1), 11, payload=[payload(1, 11)], payload_xxh3=1)
+    log.close()
+    _, found, recovery = opened(disk)
+    assert (found, recovery.torn_reason) == ([], "record 1 does not match its digest")
 
 
 def test_the_chain_tells_what_was_recorded_and_nothing_else() -> None:

@@ -21,6 +21,9 @@ from bad_input import (
 )
 from daemon import Daemon, wait_for
 from insitu.errors import ProducerError
+from insitu.stream.log.disk import FileSystemDisk
+from insitu.stream.log.record import Kind
+from insitu.stream.log.walk import LogWalk
 from insitu.wire.messages import Ack, Nack, NackCode
 from insitu_producers import Producer
 
@@ -247,7 +250,10 @@ def test_clip_mends_the_values_and_trains_all_rows(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     directory = tmp_path_factory.mktemp("clip")
-    with Daemon(directory, config(directory, stream={"non_finite": "clip"})).start() as daemon:
+    log = {"directory": str(directory / "log")}
+    checkpoint = {"directory": str(directory / "checkpoints")}
+    settings = config(directory, stream={"non_finite": "clip"}, log=log, checkpoint=checkpoint)
+    with Daemon(directory, settings).start() as daemon:
         bad = samples(8)
         bad["x"][2, 1], bad["x"][5] = np.nan, np.inf
         with Producer(daemon.endpoint, stream="lab", producer_id="noisy") as producer:
@@ -259,3 +265,10 @@ def test_clip_mends_the_values_and_trains_all_rows(
         assert daemon.metric("insitu_quarantined_samples_total") == 0
         assert daemon.metric("insitu_skipped_steps_total") == 0
         assert_lives(daemon)
+    disk = FileSystemDisk(directory / "log", writable=False)
+    records = LogWalk(disk).records()  # those that are good to the last bit
+    record = next(each for each in records if each.kind == Kind.BATCH)
+    logged = np.frombuffer(record.payload, SCHEMA.numpy_row)["x"]
+    assert np.isfinite(logged).all()
+    assert (logged[0] == bad["x"][0]).all()
+    disk.close()

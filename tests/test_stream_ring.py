@@ -77,6 +77,23 @@ def test_views_show_the_rows_and_changes_can_be_written_back(kind: str) -> None:
     assert (ring.records["x"][slots].tobytes()) == records["x"].tobytes()
 
 
+def test_the_xxh3_of_a_batch_is_known_only_of_what_was_written_whole() -> None:
+    reservation = Reservation(Ring(_SCHEMA, _CAPACITY), np.arange(2))
+    size = 2 * _SCHEMA.row_bytes
+    assert reservation.xxh3 is None
+    reservation.write(0, bytes(size), xxh3=5)
+    assert reservation.xxh3 == 5
+    reservation.write(0, bytes(size))
+    assert reservation.xxh3 is None
+    reservation.write(0, bytes(size), xxh3=6)
+    reservation.write(3, b"\1", xxh3=7)
+    assert reservation.xxh3 is None
+    reservation.write(0, bytes(size), xxh3=8)
+    reservation.views()["y"][0] = 3
+    reservation.write_back()
+    assert reservation.xxh3 is None
+
+
 def test_bytes_outside_of_the_batch_are_refused() -> None:
     reservation = Reservation(Ring(_SCHEMA, _CAPACITY), np.arange(2))
     size = 2 * _SCHEMA.row_bytes

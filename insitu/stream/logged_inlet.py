@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from insitu.errors import OperatorError
@@ -247,7 +247,8 @@ class LoggedInlet(Inlet):
         self._buffer.check_task(stamp.task, self._backlog_tasks)
         if stamp.sample_ids is not None:
             provenance(stamp, reservation.rows)  # what is wrong with them raises before the log
-        return self._append(kind, stamp, reservation.rows, keep, reservation.pieces())
+        pieces, xxh3 = reservation.pieces(), reservation.xxh3
+        return self._append(kind, stamp, reservation.rows, keep, pieces, xxh3)
 
     def _append(
         self,
@@ -255,20 +256,29 @@ class LoggedInlet(Inlet):
         stamp: Stamp | None,
         rows: int,
         keep: Keep | None = None,
-        pieces: list[Bytes] | None = None,
+        pieces: Sequence[Bytes] = (),
+        xxh3: int | None = None,
     ) -> int | None:
         """The number of the new record; None when nothing was appended."""
         if self._buffer.is_shut or not self._append_marks():
             return None
-        return self._append_now(kind, stamp, rows, keep, pieces or [])
+        return self._append_now(kind, stamp, rows, keep, pieces, xxh3)
 
     def _append_now(
-        self, kind: Kind, stamp: Stamp | None, rows: int, keep: Keep | None, pieces: list[Bytes]
+        self,
+        kind: Kind,
+        stamp: Stamp | None,
+        rows: int,
+        keep: Keep | None = None,
+        pieces: Sequence[Bytes] = (),
+        xxh3: int | None = None,
     ) -> int | None:
         if self._releasable > self._released:  # what was released may be written over
             self._look_after_log()
         try:
-            number = self.log.append(kind, stamp, rows, keep=keep, payload=pieces)
+            number = self.log.append(
+                kind, stamp, rows, keep=keep, payload=pieces, payload_xxh3=xxh3
+            )
         except (LogFull, LogFailed) as error:
             self._problem = str(error)
             return None
@@ -292,7 +302,7 @@ class LoggedInlet(Inlet):
         while self._marks and not self._buffer.is_shut:
             mark = self._marks[0]
             stamp = Stamp(mark.producer_id, 0, 0, None, 0) if mark.kind == Kind.LEAVE else None
-            number = self._append_now(mark.kind, stamp, 0, None, [])
+            number = self._append_now(mark.kind, stamp, 0)
             if number is None:
                 return False
             self._marks.popleft()

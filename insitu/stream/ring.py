@@ -89,9 +89,14 @@ class Reservation:
     Args:
         ring: the ring that the slots lie in.
         slots: the slot of each row.
+
+    Attributes:
+        xxh3: of all its bytes, where whoever wrote them knew it; None where it is not known.
     """
 
-    __slots__ = ("_gathered", "_ring", "_row_bytes", "_runs", "open", "rows", "slots", "start")
+    __slots__ = (
+        "_gathered", "_ring", "_row_bytes", "_runs", "open", "rows", "slots", "start", "xxh3",
+    )  # fmt: skip
 
     def __init__(self, ring: Ring, slots: Indices) -> None:
         self._ring = ring
@@ -107,15 +112,25 @@ class Reservation:
             self.start = -1
             self._runs = _runs(slots)
         self.open = True
+        self.xxh3: int | None = None
 
     @property
     def size_bytes(self) -> int:
         return self.rows * self._row_bytes
 
-    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview | Bytes) -> None:
+    def write(
+        self,
+        offset_bytes: int,
+        data: bytes | bytearray | memoryview | Bytes,
+        *,
+        xxh3: int | None = None,
+    ) -> None:
         """Copy `data` to bytes `[offset_bytes, offset_bytes + len(data))` of the batch.
 
         Lets other threads run while it copies. The caller may reuse `data` afterwards.
+
+        Args:
+            xxh3: of `data`, if it is known.
         """
         source = np.frombuffer(data, np.uint8)
         end = offset_bytes + len(source)
@@ -124,6 +139,7 @@ class Reservation:
                 f"bytes {offset_bytes} to {end} written to a reservation",
                 allowed=f"an open one, 0 to {self.size_bytes}",
             )
+        self.xxh3 = xxh3 if len(source) == self.rows * self._row_bytes else None
         if self.start >= 0:
             base = self.start * self._row_bytes + offset_bytes
             self._ring.flat[base : base + len(source)] = source
@@ -149,6 +165,7 @@ class Reservation:
 
     def write_back(self) -> None:
         """Let changes to `views()` reach the ring."""
+        self.xxh3 = None
         if self._gathered is not None:
             rows = self._gathered.view(np.uint8).reshape(self.rows, self._row_bytes)
             self._ring.bytes[self.slots] = rows

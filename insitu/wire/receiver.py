@@ -221,6 +221,10 @@ class Receiver:
         self._next_offset = end
         return Write(data, begin, complete, data.first_row - self.next_row if begin else 0)
 
+    def xxh3(self, data: Data) -> int | None:
+        """Of the payload of a message that is to be written, if that is how it was checked."""
+        return data.checksum if self._checksum_kind == "xxh3" else None
+
     def settled(self) -> None:
         """The complete batch was committed (or refused, see `quarantine`): take the next one."""
         assert self._open is not None

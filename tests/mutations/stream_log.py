@@ -12,12 +12,14 @@ from insitu.stream.log.record import HEADER_BYTES as _HEADER_BYTES
 from insitu.stream.log.record import Header, Record, decode_header, decode_meta
 from insitu.stream.log.segment import SegmentHeader, segment_name
 from insitu.stream.log.tail import used_bytes
+from insitu.stream.ring import Reservation
 from mutations.base import Mutation, constantly
 
 LOG = "tests/test_log.py"
 CRASHES = "tests/test_log_crashes.py"
 FORMAT = "tests/test_log_format.py"
 REUSE = "tests/test_log_reuse.py"
+RING = "tests/test_stream_ring.py"
 AUDIT = "tests/test_stream_audit.py"
 COMMAND = "tests/test_log_command.py"
 
@@ -62,6 +64,13 @@ def _records_only(records: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return records.astype(np.uint64)
 
 
+def _write_back_in_silence(self: Reservation) -> None:
+    xxh3 = self.xxh3
+    _write_back(self)
+    self.xxh3 = xxh3
+
+
+_write_back = Reservation.write_back
 _SYNC = "insitu.stream.log.unsynced:Unsynced._sync"
 
 MUTATIONS = {
@@ -118,6 +127,9 @@ MUTATIONS = {
     ),
     "log: what was read ahead is believed": Mutation(
         "insitu.stream.log.segment_reader:SegmentReader.forget", constantly(None), CRASHES
+    ),
+    "log: the xxh3 of a batch that was mended is believed": Mutation(
+        "insitu.stream.ring:Reservation.write_back", _write_back_in_silence, RING
     ),
     "audit: rows of a record are alike": Mutation(
         "insitu.stream.audit:row_numbers", _records_only, AUDIT

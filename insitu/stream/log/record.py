@@ -4,9 +4,10 @@
     meta, msgpack; zeros up to the next multiple of 16 bytes of the record
     payload, the rows as they came; zeros up to the next multiple of 16
 
-The *digest* covers what was recorded (first 32 bytes of the header, meta, payload), the checksum
-of the header all that is before it. The *chain* goes through the digests: two logs with the same
-chain after the same number hold the same records, however they were written.
+The *digest* covers what was recorded (first 32 bytes of the header, meta, and the xxh3 of the
+payload, which its producer has computed already), the checksum of the header all that is before it.
+The *chain* goes through the digests: two logs with the same chain after the same number hold the
+same records, however they were written.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _ENVELOPE = struct.Struct("<QQQq")  # digest, chain before, synced, appended at
 _CHECKSUM = struct.Struct("<Q")
 _HEADER = struct.Struct("<4sIQIIQQQQqQ")  # all three
 _LINK = struct.Struct("<QQ")
+_PAYLOAD_XXH3 = struct.Struct("<Q")
+_XXH3_OF_NOTHING = xxh3_64_intdigest(b"")
 _CHECKED_BYTES = _CONTENT.size + _ENVELOPE.size
 HEADER_BYTES = _HEADER.size
 #: far beyond what a batch can need: ids, times and flags of 65,536 rows
@@ -66,7 +69,7 @@ class Header(NamedTuple):
         number: of the record, from 1, without gaps.
         rows: that the record is about, with or without payload.
         meta_bytes, payload_bytes: without the zeros behind them.
-        digest: xxh3-64 of what was recorded.
+        digest: xxh3-64 of what was recorded, the payload by its own.
         chain_before: the chain after the record before, 0 for the first.
         synced: the newest record that was known to be durable when this one was appended.
         appended_at_ns: wall clock of the service.
@@ -183,11 +186,13 @@ def encode(
     number: int,
     keep: npt.NDArray[np.bool_] | None = None,
     payload: Sequence[Any] = (),
+    payload_xxh3: int | None = None,
 ) -> Draft:
     """A record, but for what depends on its place.
 
     Args:
         payload: contiguous buffers, one behind the other; not copied.
+        payload_xxh3: of all of them together, where it is known: a pass over them is saved.
 
     Raises:
         ProducerError: times, ids or flags are not one number of 64 bits for each row.
@@ -200,8 +205,13 @@ def encode(
     content = _CONTENT.pack(MAGIC, kind, number, rows, len(meta), size_bytes)
     meta += bytes(-(HEADER_BYTES + len(meta)) % ALIGNMENT_BYTES)
     padding = bytes(-size_bytes % ALIGNMENT_BYTES)
-    body: list[Bytes] = [meta, *parts, padding] if padding else [meta, *parts]
-    return Draft(content, body, size_bytes, _digest([content, *body]))
+    if padding:
+        parts.append(memoryview(padding))
+        payload_xxh3 = None
+    if payload_xxh3 is None:
+        payload_xxh3 = _xxh3(parts)
+    digest = xxh3_64_intdigest(content + meta + _PAYLOAD_XXH3.pack(payload_xxh3))
+    return Draft(content, [meta, *parts], size_bytes, digest)
 
 
 def decode_header(data: Bytes, seed: int | None) -> Header | str:
@@ -226,11 +236,9 @@ def decode_header(data: Bytes, seed: int | None) -> Header | str:
 
 def decode_body(header: Header, data: memoryview) -> Record | str:
     """The record of a header and of all its bytes, or in words what is wrong with them."""
-    digest = xxh3_64(data[: _CONTENT.size])
-    digest.update(data[HEADER_BYTES:])
-    if digest.intdigest() != header.digest:
-        return f"record {header.number} does not match its digest"
     begin = header.meta_end
+    if _digest(data[: _CONTENT.size], data[HEADER_BYTES:begin], data[begin:]) != header.digest:
+        return f"record {header.number} does not match its digest"
     payload = data[begin : begin + header.payload_bytes]
     return decode_meta(header, data[HEADER_BYTES : HEADER_BYTES + header.meta_bytes], payload)
 
@@ -261,9 +269,8 @@ def decode_whole(
         or checksum != xxh3_64_intdigest(data[begin : begin + _CHECKED_BYTES], seed)
     ):  # fmt: skip
         return None
-    content = xxh3_64(data[begin : begin + _CONTENT.size])
-    content.update(data[body:end])
-    if content.intdigest() != digest:
+    content = data[begin : begin + _CONTENT.size]
+    if _digest(content, data[body:middle], data[middle:end]) != digest:
         return None
     header = Header._make(
         (
@@ -287,7 +294,15 @@ def decode_meta(header: Header, meta: memoryview, payload: memoryview) -> Record
     return Record(header, stamp, keep, payload)
 
 
-def _digest(parts: Sequence[Bytes]) -> int:
+def _digest(content: Bytes, meta: Bytes, payload: Bytes) -> int:
+    """Of a record's parts, each with its padding."""
+    payload_xxh3 = xxh3_64_intdigest(payload) if payload else _XXH3_OF_NOTHING
+    return xxh3_64_intdigest(b"".join((content, meta, _PAYLOAD_XXH3.pack(payload_xxh3))))
+
+
+def _xxh3(parts: Sequence[Bytes]) -> int:
+    if len(parts) == 1:
+        return xxh3_64_intdigest(parts[0])
     digest = xxh3_64()
     for part in parts:
         digest.update(part)

@@ -25,7 +25,7 @@ from insitu.stream.log.disk import File
 from insitu.stream.log.errors import LogMismatch
 from insitu.stream.log.record import ALIGNMENT_BYTES
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SEGMENT_MAGIC = b"INSITLOG"
 #: a segment that was allocated ahead and has no records yet
 PREPARED_NAME = "prepared.log"

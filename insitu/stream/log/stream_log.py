@@ -195,6 +195,7 @@ class StreamLog:
         *,
         keep: npt.NDArray[np.bool_] | None = None,
         payload: Sequence[Any] = (),
+        payload_xxh3: int | None = None,
     ) -> int:
         """Write one record behind the last, and return its number.
 
@@ -204,6 +205,7 @@ class StreamLog:
             keep: (rows,) which of them passed the door; None for all.
             payload: contiguous buffers that hold the rows, one behind the other. They go to the
                 page cache and nowhere else.
+            payload_xxh3: of all of them together, where it is known, as from the wire.
 
         Raises:
             LogFull: there is no room. Nothing was appended; the same may be tried again.
@@ -213,7 +215,10 @@ class StreamLog:
         assert self._recovered, "recover comes first"
         self._unsynced.check_usable()
         number = self._appended + 1
-        record = encode(kind, stamp, rows, number=number, keep=keep, payload=payload)
+        record = encode(
+            kind, stamp, rows,
+            number=number, keep=keep, payload=payload, payload_xxh3=payload_xxh3,
+        )  # fmt: skip
         expected = payload_bytes(kind, rows, self._schema.row_bytes)
         if record.payload_bytes != expected:
             raise InternalError(

@@ -92,7 +92,7 @@ class DataPath:
             return
         reservation = session.reservation
         if reservation is not None:
-            reservation.write(data.offset, data.payload)
+            reservation.write(data.offset, data.payload, xxh3=session.receiver.xxh3(data))
         if not write.complete:
             return
         if reservation is not None:
