@@ -202,7 +202,8 @@ class Hall:
             self._turn.look_up(None)
         messages = self._next_messages()
         for identity, frames in messages:
-            self._turn.take(identity, frames, self.now)
+            if not self._turn.ignores(identity, self.now):
+                self._turn.take(identity, frames, self.now)
         self._turn.end(self.now, idle=not messages)
         for guest in self.guests:
             guest.act(self._tick, self.now, self.send)

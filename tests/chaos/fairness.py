@@ -3,8 +3,9 @@
     python -m chaos.fairness 256
 
 First all push as much as is taken. Then they push at a fixed rate, well below what is taken, in
-rounds that alternate: by themselves, and beside one that is stopped in full flow, one behind a
-line that lets little through, and a hostile one. Time to acknowledgement is taken from the push.
+rounds that alternate: by themselves; while a hostile one floods a door that is not ours, on the
+same machine; and beside one that is stopped in full flow, one behind a line that lets little
+through, and the hostile one. Time to acknowledgement is taken from the push.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from chaos.books import Books
 from chaos.crowd_member import Crowding
+from chaos.decoy import Decoying
 from chaos.fairness_figures import FairnessFigures, Interval
 from chaos.hostile import Hostility
 from chaos.network_faults import NetworkFault, Weather
@@ -53,7 +55,7 @@ class Offer:
         seconds: at equal offer, at least.
         least_rows: that each is to have had on average by then; credit comes in portions, of which
             a few say nothing about shares.
-        rounds: without and with the bad ones, each.
+        rounds: of each kind.
         round_seconds: of one.
         load: share of the capacity that is offered in the rounds.
         hostile_messages_per_second: that the hostile one tries to send.
@@ -117,7 +119,11 @@ class Fairness:
         self._stalled = self._crowd_of_one(endpoint, _STALLED, "stalled")
         self._slow = self._crowd_of_one(narrow_endpoint, _SLOW, "slow")
         self._hostile = Talking("chaos.hostile", Hostility(endpoint, seconds), place, "hostile")
-        self._processes.append(self._hostile)
+        self._decoy = Talking("chaos.decoy", Decoying(), place, "decoy")
+        elsewhere = f"tcp://127.0.0.1:{self._decoy.ask('port')['port']}"
+        misled = Hostility(elsewhere, seconds)
+        self._misled = Talking("chaos.hostile", misled, place, "misled")
+        self._processes += [self._hostile, self._decoy, self._misled]
 
     def _crowd_of_one(self, endpoint: str, number: int, name: str) -> Talking:
         found = Talking("chaos.crowd", Crowding(endpoint, number, 1), self._directory, name)
@@ -166,7 +172,7 @@ class Fairness:
         return self._daemon.process.pid
 
     def _rounds(self) -> None:
-        """In the order without, with, with, without, so that a drift meets both alike."""
+        """Forth and back, so that a drift meets all kinds alike."""
         offer, figures = self._offer, self.figures
         if not offer.rounds:
             return
@@ -175,14 +181,24 @@ class Fairness:
         for crowd in (self._good, self._stalled, self._slow):
             crowd.ask("rate", each)
         self._settle()
+        kinds = [self._alone, self._beside_a_decoy, self._in_company]
         for index in range(offer.rounds):
-            for bad in (False, True) if index % 2 == 0 else (True, False):
-                if bad:
-                    self._misbehave()
-                found = self._measured()
-                (figures.in_company if bad else figures.alone).append(found)
-                if bad:
-                    self._behave()
+            for measure in kinds if index % 2 == 0 else kinds[::-1]:
+                measure()
+
+    def _alone(self) -> None:
+        self.figures.alone.append(self._measured())
+
+    def _beside_a_decoy(self) -> None:
+        if "hostile" in self._offer.bad:
+            self._misled.ask("go")
+        self.figures.beside_a_decoy.append(self._measured())
+        self._misled.ask("pause")
+
+    def _in_company(self) -> None:
+        self._misbehave()
+        self.figures.in_company.append(self._measured())
+        self._behave()
 
     def _measured(self) -> Interval:
         self._settle()
@@ -221,7 +237,8 @@ class Fairness:
         for crowd in crowds:
             pushed = crowd.ask("mark")["pushed_rows"]
             produced |= {int(number): rows for number, rows in pushed.items()}
-        self._hostile.ask("finish")
+        for each in (self._hostile, self._misled, self._decoy):
+            each.ask("finish")
         self.figures.books = self._books(daemon, produced)
         for reason in ("malformed", "no_session", "unexpected", "flood"):
             count = _count(daemon, "insitu_refused_messages_total", reason=reason)

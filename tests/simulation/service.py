@@ -238,7 +238,9 @@ class Service:
             turn.look_up(self._drain_text)
         idle = not inbox
         for _ in range(min(len(inbox), self.settings.turn_messages)):
-            turn.take(*inbox.popleft(), now)
+            identity, frames = inbox.popleft()
+            if not turn.ignores(identity, now):
+                turn.take(identity, frames, now)
             self._after_event()
             if self._dies_now():
                 return

@@ -18,6 +18,8 @@ Send = Callable[[bytes, Message], None]
 _BATCHES_PER_ACK = 8
 #: of the ring that a session is given when it comes: others may be about to come, too
 _FIRST_PART = 32
+#: what a look at all sessions is good for, for each of them; it takes about a microsecond of each
+_LOOK_SECONDS = 20e-6
 
 
 class Acknowledger:
@@ -42,7 +44,13 @@ class Acknowledger:
         self._owing: dict[Session, tuple[int, int]] = {}  # batches, and the turn of the first
         self._turns = 0
         self._throttled: dict[Session, float] = {}  # since when
-        self._stock_of_turn: Stock | None = None
+        self._now = 0.0  # as of the present turn
+        self._looked: Stock | None = None
+        self._looked_until = 0.0
+
+    def begin(self, now: float) -> None:
+        """A turn begins."""
+        self._now = now
 
     def owe(self, session: Session) -> None:
         """This session is to get an ack: with others that come soon, or when nothing comes."""
@@ -57,6 +65,7 @@ class Acknowledger:
     def forget(self, session: Session) -> None:
         """The session ends; the credit that it leaves unused goes back to its producer."""
         self._owing.pop(session, None)
+        self._looked = None
         if self._quotas is not None:
             self._end_throttle(session, self._quotas)
             unused = session.receiver.unsettled_bytes
@@ -69,11 +78,11 @@ class Acknowledger:
         served first. A session whose batch found no room hears nothing until `renew`
         has some for it.
         """
-        self._stock_of_turn = None
         self._turns += 1
         if not self._owing:
             return
-        stock, low = self._stock(), self._low_bytes()
+        held = any(session.held_bytes for session in self._owing)
+        stock, low = self._look() if held else self._stock(), self._low_bytes()
         owing = sorted(self._owing.items(), key=lambda item: item[0].share_bytes(stock.now))
         for session, (batches, turn) in owing:
             old = batches >= _BATCHES_PER_ACK or turn < self._turns - 1
@@ -81,19 +90,18 @@ class Acknowledger:
                 self._owing.pop(session)
                 if session.held_bytes <= stock.room_bytes:
                     self._acknowledge(session, stock, stock.window(session))
-        self._stock_of_turn = None
 
     def settle_session(self, session: Session) -> None:
         """Send an ack now, unless the session waits for room."""
         self._owing.pop(session, None)
-        stock = self._stock()
+        waits = session.needed_bytes > 0 or session.held_bytes > 0
+        stock = self._look() if waits else self._stock()
         if session.held_bytes <= stock.room_bytes:
             self._acknowledge(session, stock, stock.window(session))
 
     def renew(self) -> None:
         """Room has come free: give it to the sessions that wait or run low, least served first."""
-        self._stock_of_turn = None
-        stock, low = self._stock(), self._low_bytes()
+        stock, low = self._look(), self._low_bytes()
         if not stock.room_bytes:
             return
         wanting = [
@@ -108,7 +116,6 @@ class Acknowledger:
             if session.held_bytes or window > session.outstanding_bytes:
                 self._owing.pop(session, None)
                 self._acknowledge(session, stock, window)
-        self._stock_of_turn = None
 
     @property
     def throttle_seconds(self) -> float:
@@ -136,12 +143,11 @@ class Acknowledger:
 
     def window(self, session: Session) -> int:
         """Bytes that a new session may have under way at first, within its quota."""
-        self._stock_of_turn = None  # there is one more to share with
-        stock = self._stock()
+        stock = self._look()  # there is one more to share with
         first = max(self._row_bytes, self._ring_bytes // _FIRST_PART)
         window = self._granted(session, min(first, stock.window(session)))
         session.serve(window, stock.now)
-        self._stock_of_turn = None
+        self._looked = None
         return window
 
     def _granted(self, session: Session, window: int) -> int:
@@ -164,16 +170,25 @@ class Acknowledger:
             session.figures.throttled_seconds += quotas.now - since
 
     def _stock(self) -> Stock:
-        """Taken once a turn: what comes in meanwhile takes as much room as it had promised."""
-        if self._stock_of_turn is None:
-            self._stock_of_turn = Stock.take(
-                self._sessions,
-                self._throttled,
-                room_bytes=self._room_bytes(),
-                ring_bytes=self._ring_bytes,
-                row_bytes=self._row_bytes,
-            )
-        return self._stock_of_turn
+        """As of the last look at all sessions, if that was not long ago.
+
+        What came in since then has taken as much room as it had promised, and room that came free
+        since is given away a little later.
+        """
+        if self._looked is not None and self._now <= self._looked_until:
+            return self._looked
+        return self._look()
+
+    def _look(self) -> Stock:
+        self._looked_until = self._now + _LOOK_SECONDS * len(self._sessions)
+        self._looked = Stock.take(
+            self._sessions,
+            self._throttled,
+            room_bytes=self._room_bytes(),
+            ring_bytes=self._ring_bytes,
+            row_bytes=self._row_bytes,
+        )
+        return self._looked
 
     def _acknowledge(self, session: Session, stock: Stock, window: int) -> None:
         window = self._granted(session, window)

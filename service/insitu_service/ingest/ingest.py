@@ -168,6 +168,10 @@ class Ingest:
             identity = router.recv(zmq.NOBLOCK)
         except zmq.Again:
             return False
+        if self._turn.ignores(identity, now):
+            while router.getsockopt(zmq.RCVMORE):
+                router.recv(copy=False)
+            return True
         frames: list[bytes | memoryview] = []
         first = None
         while router.getsockopt(zmq.RCVMORE):

@@ -2,6 +2,7 @@
 
     begin      nobody's silence counts while we looked away
     look_up    somebody woke us: drain, tell what is synced, give the room that came free
+    ignores    who sends too much is not listened to
     take       a message: decode it, and give it to the reception
     end        let in what waits in the log, acknowledge, let go of those who are silent
 
@@ -50,6 +51,7 @@ class Turn:
         return min(IDLE_SECONDS, max(PAUSE_SECONDS, acknowledger.throttle_seconds))
 
     def begin(self, now: float) -> None:
+        self.reception.acknowledger.begin(now)
         away, self._turned_at = now - self._turned_at, now
         if away > STALL_SECONDS:  # stopped, swapped out, or starved
             self.reception.lobby.excuse(away)
@@ -68,6 +70,10 @@ class Turn:
         if not lobby.draining:
             self.reception.acknowledger.renew()
 
+    def ignores(self, identity: bytes, now: float) -> bool:
+        """Whether the next message of this peer is to be let go of, unseen."""
+        return self.reception.ignores(identity, now)
+
     def take(
         self,
         identity: bytes,
@@ -75,9 +81,7 @@ class Turn:
         now: float,
         origin: Callable[[], Origin] = lambda: NOWHERE,
     ) -> None:
-        """One message; `origin` tells which connection it came by."""
-        if self.reception.ignores(identity, now):
-            return
+        """One message of a peer that is listened to; `origin` tells by which connection."""
         try:
             message = decode(frames)
         except WireError as error:
