@@ -64,9 +64,8 @@ class Books:
 
     def service_ends(self) -> None:
         for number, rows in self.lineage.settled.items():
-            if not has_joined(self.lives[number], self.lineage):
-                continue
             self._settled_once[number] = max(rows, self._settled_once.get(number, 0))
+        self.runs.service_ends(self.lineage)
         self._quarantined = self._lost = self._refused = 0
         self._unfenced, self._seen_losses = set(), set()
         self._trained, self._lost_to = {}, {}
@@ -111,7 +110,7 @@ class Books:
         require(after >= least, f"{life.producer_id}: {after} rows of {least} are in the log")
         lineage.settled[number] = after
         if life.resumes:
-            self._recover_run(life, position)
+            self._recover_run(life, position, before)
         known = [each for each in self._ends.get(number, []) if each[1] < after]
         if position is not None and epoch == life.epoch:
             known.append((position.seq, after))
@@ -119,17 +118,17 @@ class Books:
         for rows in (lineage.lost, lineage.refused):
             rows[number] = {row for row in rows.get(number, ()) if row < after}
 
-    def _recover_run(self, life: Life, position: Position | None) -> None:
+    def _recover_run(self, life: Life, position: Position | None, noted: int) -> None:
         """Of a run that resumes: whether a batch of it is known now."""
         knows = position is not None and (position.epoch, position.seq) > (life.epoch, 0)
         joined = has_joined(life, self.lineage)
         if joined and not knows:
             self.lineage.joined[life.producer_id].remove(life)
         elif knows and not joined and position is not None and position.epoch == life.epoch:
-            self._join(life)
+            self._join(life, noted)
 
-    def _join(self, life: Life) -> None:
-        self.runs.join(life, self.lineage, may_be_lost=self._may_lose)
+    def _join(self, life: Life, noted: int) -> None:
+        self.runs.join(life, noted, self.lineage, may_be_lost=self._may_lose)
 
     @property
     def _may_lose(self) -> bool:
@@ -183,7 +182,7 @@ class Books:
                 self._note_run(life, position, is_new=position.epoch > newest)
             elif position.rows != before:
                 if not has_joined(life, lineage):
-                    self._join(life)
+                    self._join(life, before)
                     before = 0
                 require(position.rows > before, f"{producer_id} goes back to row {position.rows}")
                 behind = f"{producer_id}: epoch {position.epoch} is taken from behind the fence"
@@ -308,9 +307,7 @@ class Books:
 
     def _audit_pending(self, life: Life, window: SendWindow) -> None:
         settled = self.lineage.settled.get(life.number, 0)
-        if not has_joined(life, self.lineage):
-            settled = life.begun
-        known = max(settled, self._settled_once.get(life.number, 0))
+        known = max(settled, self._settled_once.get(life.number, 0), life.begun)
         gone = set(range(known, life.pushed)).difference(pending(window), life.dropped)
         if gone:
             raise Broken(f"rows {gone} of {life.producer_id} have vanished")

@@ -43,9 +43,9 @@ class Course:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._cursorless = random.choice((0.0, 0.3, 0.8))
-        self._large = random.choice((0.0, 0.2, 0.7))
+        self._large = random.choice((0.0, 0.1, 0.4))
         #: pauses between pushes are so much of the usual
-        self.hurry = random.choice((0.1, 0.3, 1.0))
+        self.hurry = random.choice((0.3, 0.6, 1.0))
         self._place = 0
         self._resumption: Resumption | None = None
 
@@ -68,7 +68,7 @@ class Course:
         random, resumption = self._random, self._resumption
         assert resumption is not None
         assert life.base is not None
-        rows *= 5 if random.random() < self._large else 1
+        rows *= 4 if random.random() < self._large else 1
         numbers = np.arange(self._place, self._place + rows) - life.base
         self._place += rows
         cursor = None if random.random() < self._cursorless else self._place

@@ -17,11 +17,13 @@ class Lineage:
     refused: dict[int, set[int]] = field(default_factory=dict)
     #: by producer id: its lives that resumed and of which a batch is settled, the newest last
     joined: dict[str, list[Life]] = field(default_factory=dict)
+    #: of these: the first row that is not left out
+    begun: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> Lineage:
         return Lineage(
             dict(self.settled), dict(self.newest), _copied(self.lost), _copied(self.refused),
-            {producer_id: [*lives] for producer_id, lives in self.joined.items()},
+            {producer_id: [*lives] for producer_id, lives in self.joined.items()}, dict(self.begun),
         )  # fmt: skip
 
 

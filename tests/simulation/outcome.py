@@ -31,6 +31,7 @@ class Outcome:
         counts, lineage = self.counts, books.lineage
         counts["pushed"] += sum(life.pushed - life.begun for life in books.lives)
         counts["runs resumed"] += books.runs.resumed
+        counts["fences lost"] += books.runs.lost_fences
         counts["rows left out"] += books.runs.left_out_rows
         counts["producer dropped"] += sum(len(life.dropped) for life in books.lives)
         for name, rows in (

@@ -8,8 +8,7 @@ from simulation.course import Course
 
 #: beside kills of producers, what such a schedule may have more of
 _WITH_THEM = (
-    "relaunch_beside", "crash_service", "crash_service_in_a_turn", "checkpoint", "lose_power",
-    "break_disk", "fill_disk", "end_producer", "cut",
+    "relaunch_beside", "crash_service_in_a_turn", "checkpoint", "break_disk", "fill_disk", "stall_disk", "end_producer", "cut",
 )  # fmt: skip
 
 
@@ -33,7 +32,8 @@ class Resumptions:
         """(when, what): kills of such producers in the first place."""
         random = self.random
         kinds = ["kill_in_a_run"] * random.randint(1, 8)
-        kinds += [kind for kind in _WITH_THEM if random.random() < 0.2]
+        kinds += ["crash_service", "lose_power"] * random.randint(0, 2)
+        kinds += [kind for kind in _WITH_THEM if random.random() < 0.25]
         return sorted((random.uniform(0.0, seconds), kind) for kind in kinds)
 
     def course(self, producer_id: str) -> Course | None:

@@ -16,8 +16,12 @@ class Runs:
     """The books of whole simulations, beside those of single lives."""
 
     def __init__(self) -> None:
-        self.resumed = self.left_out_rows = 0
+        self.resumed = self.left_out_rows = self.lost_fences = 0
+        self._known: set[int] = set()  # lives that an earlier life of the service knew
         self._reached_once: dict[str, int] = {}  # by producer id, in any life of the service
+
+    def service_ends(self, lineage: Lineage) -> None:
+        self._known.update(lineage.settled)
 
     def is_told(self, life: Life, position: Position, lineage: Lineage) -> None:
         """The service has noted where a run begins that knows of nothing yet."""
@@ -28,15 +32,26 @@ class Runs:
         what = f"{life.producer_id} is to begin at row {begins} of the simulation, not {reached}"
         require(begins == reached, what)
 
-    def join(self, life: Life, lineage: Lineage, *, may_be_lost: bool) -> None:
-        """The first batch of a run is settled."""
+    def join(self, life: Life, noted: int, lineage: Lineage, *, may_be_lost: bool) -> None:
+        """The first batch of a run is settled.
+
+        Args:
+            noted: the row at which the service has said that it begins. That may be more than its
+                producer knows, when rows of a former run came in between; it lets go of these.
+        """
         require(life.base is not None, f"{life.producer_id} has a batch and was told nothing")
         assert life.base is not None
-        begins, reached = life.base + life.begun, self._reached(life.producer_id, lineage)
-        lost = may_be_lost and begins <= self._reached_once.get(life.producer_id, 0)
+        begun = max(life.begun, noted)
+        begins, reached = life.base + begun, self._reached(life.producer_id, lineage)
         what = f"{life.producer_id} begins at row {begins} of the simulation, not {reached}"
-        require(begins == reached or (begins > reached and lost), what)
+        if begins > reached:
+            require(may_be_lost and begins <= self._reached_once.get(life.producer_id, 0), what)
+        elif begins < reached:
+            # the service has lost the fence, and a former run that still lived came in before it
+            require(may_be_lost and life.number in self._known, what)
+            self.lost_fences += 1
         lineage.joined.setdefault(life.producer_id, []).append(life)
+        lineage.begun[life.number] = begun
         self.resumed += begins > 0
         self.left_out_rows += life.begun
 
@@ -59,7 +74,7 @@ def left_out(life: Life, lineage: Lineage) -> range:
     if not life.resumes:
         return range(0)
     if has_joined(life, lineage):
-        return range(life.begun)
+        return range(lineage.begun[life.number])
     return range(lineage.settled.get(life.number, 0))
 
 

@@ -6,10 +6,11 @@ import logging
 
 from insitu.stream.inlet import Inlet
 from insitu.stream.stamp import Stamp
+from insitu.wire.capabilities import RESUMES
 from insitu.wire.messages import Bye, Drain, Fenced, Hello, NoSession, RefusalCode, Refused
 from insitu.wire.receiver import Receiver
 from insitu_service.ingest.acknowledger import Acknowledger, Send
-from insitu_service.ingest.greeting import Terms
+from insitu_service.ingest.greeting import Terms, began_elsewhere
 from insitu_service.ingest.intake import Intake
 from insitu_service.ingest.session import NOWHERE, Origin, Session, Sessions
 from insitu_service.security.rate_limit import PeerRateLimits
@@ -62,7 +63,7 @@ class Lobby:
             words = ("producer %r is refused (%s): %s", hello.producer_id, refusal.code)
             _log.warning(*words, refusal.text, extra={"key": f"refused {refusal.code}"})
             return False
-        if not self._make_way(identity, hello):
+        if not self._make_way(identity, hello) or not self._place(identity, hello):
             return False
         position = self._inlet.position(hello.producer_id)
         receiver = self._terms.receiver(hello, self._sessions.take_number(), position)
@@ -70,10 +71,14 @@ class Lobby:
             self._fence(identity, receiver)
             return False
         lost = receiver.resume(hello)
+        is_new = position is None or position.epoch < hello.epoch
+        if position is None or is_new or receiver.next_row != position.rows:
+            noted = self._note(hello, receiver)
+            if is_new and RESUMES in hello.capabilities and not noted:
+                self._refuse_to_place(identity)
+                return False
         if lost:
             self._lost(hello, lost)
-        if lost or position is None or position.epoch < hello.epoch:
-            self._note(hello, receiver)
         session = Session(
             identity,
             hello,
@@ -123,10 +128,31 @@ class Lobby:
         self._intake.fenced_sessions += 1
         self._send(identity, fenced)
 
-    def _note(self, hello: Hello, receiver: Receiver) -> None:
+    def _note(self, hello: Hello, receiver: Receiver) -> bool:
         """Write the place down: what is lost is counted once, and the fence stands from now on."""
         place = receiver.accepted, None, receiver.next_row
-        self._inlet.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
+        return self._inlet.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
+
+    def _place(self, identity: bytes, hello: Hello) -> bool:
+        """Write down where a run began that is new here, if it was not at our newest cursor.
+
+        Its rows count from there; the next run would begin at a place of its own else, and bring
+        rows twice or leave rows out that nobody has.
+        """
+        position = self._inlet.position(hello.producer_id)
+        began = began_elsewhere(hello, position)
+        if began is None or (position is not None and position.epoch > hello.epoch):
+            return True
+        if self._inlet.skip(Stamp(hello.producer_id, hello.epoch, 0, began.cursor, 0), 0):
+            return True
+        self._refuse_to_place(identity)
+        return False
+
+    def _refuse_to_place(self, identity: bytes) -> None:
+        """Nothing may be told that is not written down: an older run could come before it."""
+        self._intake.refused_hellos[RefusalCode.LIMIT] += 1
+        text = "the place where this run begins cannot be written down now"
+        self._send(identity, Refused(RefusalCode.LIMIT, text, True))
 
     def _lost(self, hello: Hello, rows: int) -> None:
         self._intake.lost_samples += rows
