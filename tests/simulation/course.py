@@ -42,7 +42,7 @@ class Course:
 
     def __init__(self, random: Random) -> None:
         self._random = random
-        self._cursorless = random.choice((0.0, 0.3, 0.8))
+        self._cursorless = random.choice((0.0, 0.4, 0.9))
         self._large = random.choice((0.0, 0.1, 0.4))
         #: pauses between pushes are so much of the usual
         self.hurry = random.choice((0.3, 0.6, 1.0))

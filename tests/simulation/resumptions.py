@@ -8,7 +8,8 @@ from simulation.course import Course
 
 #: beside kills of producers, what such a schedule may have more of
 _WITH_THEM = (
-    "relaunch_beside", "crash_service_in_a_turn", "checkpoint", "break_disk", "fill_disk", "stall_disk", "end_producer", "cut",
+    "relaunch_beside", "crash_service_in_a_turn", "checkpoint", "break_disk", "fill_disk",
+    "stall_disk", "end_producer", "cut",
 )  # fmt: skip
 
 

@@ -141,6 +141,11 @@ def began_elsewhere(hello: Hello, position: Position | None) -> Began | None:
     return None if is_here or position.cursor == began.cursor else began
 
 
+def goes_on_from_cursor(hello: Hello) -> bool:
+    """Whether it is a run that leaves out what it is told to be here already."""
+    return RESUMES in hello.capabilities or Began.said_in(hello.capabilities) is not None
+
+
 def _counts_from(hello: Hello, position: Position) -> bool:
     """Whether the rows of a run of which no batch is here count from our newest cursor."""
     began = Began.said_in(hello.capabilities)
