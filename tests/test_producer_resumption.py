@@ -218,6 +218,8 @@ def test_where_its_rows_begin_is_said_by_the_first_service_that_answers() -> Non
     session.receive(first.greet(session.hello(5.0), 10, 99), 5.0)
     first.take(window, 9, 99)
     assert first.rows == [*range(16), 101, 102]
+    assert first.position is not None
+    assert first.position.rows == 2, "the service would tell of rows that it has not got"
     assert window.books.acknowledged_rows == 2
 
 

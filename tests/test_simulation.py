@@ -39,10 +39,12 @@ _BROKE_ONCE = {
     "a WELCOME of a former session that comes late": 1_051_380,
     "a batch that could not be accepted and is in the log all the same": 1_074_345,
     "an acknowledgement of what a late WELCOME had numbered anew": 1_089_661,
+    "a run that resumed, at a service that had gone back behind its beginning": 2_000_074,
+    "a run that was told of rows that a loss of power undid": 1_441,
 }
 
 #: those of them that broke when there were producers that resume; the others had none
-_WITH_RESUMPTION: set[int] = set()
+_WITH_RESUMPTION = {2_000_074, 1_441}
 
 
 @pytest.fixture(autouse=True)

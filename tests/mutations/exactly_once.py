@@ -107,6 +107,9 @@ MUTATIONS = {
     "resume: where a run began is not told": Mutation(
         "insitu.wire.session:ProducerSession._additions", _never_says_where_it_began, _SIMULATION
     ),
+    "resume: a place is told before it is as safe as was promised": Mutation(
+        "insitu_service.ingest.lobby:Lobby._is_placed", constantly(True), _SIMULATION
+    ),
     "resume: the client leaves nothing out": Mutation(
         "insitu_producers.resumption:Resumption.leave_out",
         lambda self, columns, rows, sample_ids: (columns, rows, sample_ids),

@@ -182,6 +182,9 @@ class Books:
                 self._note_run(life, position, is_new=position.epoch > newest)
             elif position.rows != before:
                 if not has_joined(life, lineage):
+                    session = service.sessions.of_producer(producer_id)
+                    if position.epoch > newest and session is not None:  # by its HELLO
+                        before = session.receiver.next_row - session.receiver.lost_rows
                     self._join(life, before)
                     before = 0
                 require(position.rows > before, f"{producer_id} goes back to row {position.rows}")

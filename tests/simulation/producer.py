@@ -90,6 +90,8 @@ class Producer:
     def push(self, rows: int, task: str, *, evaluate: bool) -> None:
         if not self.alive or self.busy or self.session.over:
             return
+        if self.course is not None and self.dialogue.stop_at is not None:
+            return  # closed, with the rest of a push perhaps
         if self.course is not None and not self.course.begin(self.session, self.life):
             self._awaits = rows, task, evaluate
             return

@@ -18,6 +18,8 @@ class Runs:
     def __init__(self) -> None:
         self.resumed = self.left_out_rows = self.lost_fences = 0
         self._known: set[int] = set()  # lives that an earlier life of the service knew
+        #: producers of which two runs came in, as the service lost the fence: no place is sure
+        self._astray: set[str] = set()
         self._reached_once: dict[str, int] = {}  # by producer id, in any life of the service
 
     def service_ends(self, lineage: Lineage) -> None:
@@ -30,7 +32,7 @@ class Runs:
         reached = self._reached(life.producer_id, lineage)
         begins = told + position.rows
         what = f"{life.producer_id} is to begin at row {begins} of the simulation, not {reached}"
-        require(begins == reached, what)
+        require(begins == reached or life.producer_id in self._astray, what)
 
     def join(self, life: Life, noted: int, lineage: Lineage, *, may_be_lost: bool) -> None:
         """The first batch of a run is settled.
@@ -44,12 +46,15 @@ class Runs:
         begun = max(life.begun, noted)
         begins, reached = life.base + begun, self._reached(life.producer_id, lineage)
         what = f"{life.producer_id} begins at row {begins} of the simulation, not {reached}"
-        if begins > reached:
+        if life.producer_id in self._astray:
+            pass
+        elif begins > reached:
             require(may_be_lost and begins <= self._reached_once.get(life.producer_id, 0), what)
         elif begins < reached:
             # the service has lost the fence, and a former run that still lived came in before it
             require(may_be_lost and life.number in self._known, what)
             self.lost_fences += 1
+            self._astray.add(life.producer_id)
         lineage.joined.setdefault(life.producer_id, []).append(life)
         lineage.begun[life.number] = begun
         self.resumed += begins > 0
