@@ -26,7 +26,7 @@ from insitu.wire.sender import SendWindow
 from insitu.wire.session import Identity, ProducerSession
 from insitu_producers import Producer
 from insitu_producers.resumption import Resumption
-from insitu_service.ingest.greeting import Terms
+from insitu_service.ingest.greeting import Terms, began_elsewhere
 from peer import Peer, wait_until
 
 SCHEMA = Schema.of({"n": ("int64", ())})
@@ -52,10 +52,14 @@ class Service:
 
     def greet(self, hello: Hello, most_rows: int, credit_rows: int) -> Welcome:
         terms = Terms(SCHEMA, frozenset({"s"}), None, 9, 3 * ROW, most_rows * ROW, "block")
+        began = began_elsewhere(hello, self.position)
+        if began is not None:
+            self._settle(Stamp("p", hello.epoch, 0, began.cursor, 0), 0)
         receiver = terms.receiver(hello, 5, self.position)
         assert isinstance(receiver, Receiver)
         assert receiver.resume(hello) == 0
-        if self.position is None or self.position.epoch < hello.epoch:
+        place = self.position and (self.position.epoch, self.position.rows)
+        if place != (hello.epoch, receiver.next_row):
             self._settle(Stamp("p", hello.epoch, 0, None, receiver.next_row), 0)
         self.receiver = receiver
         return terms.welcome(hello, receiver, self.position, credit_rows * ROW)
@@ -214,6 +218,8 @@ def test_where_its_rows_begin_is_said_by_the_first_service_that_answers() -> Non
     session.receive(first.greet(session.hello(5.0), 10, 99), 5.0)
     first.take(window, 9, 99)
     assert first.rows == [*range(16), 101, 102]
+    assert first.position is not None
+    assert first.position.rows == 2, "the service would tell of rows that it has not got"
     assert window.books.acknowledged_rows == 2
 
 

@@ -87,6 +87,7 @@ class LoggedInlet(Inlet):
         self._marks: deque[Mark] = deque()
         self._unsynced: deque[tuple[int, str, int, int]] = deque()
         self._durable: dict[str, tuple[int, int]] = {}
+        self._newest: dict[str, int] = {}  # record of each producer
         self._problem = ""
         self._on_appended = on_appended
         self._clock = clock
@@ -197,6 +198,9 @@ class LoggedInlet(Inlet):
         newest = self._durable.get(producer_id, (epoch, 0))
         return newest[1] if newest[0] == epoch else 0
 
+    def is_synced(self, producer_id: str) -> bool:
+        return self.log.synced >= self._newest.get(producer_id, 0)
+
     def free_samples(self) -> int:
         if self.problem:
             return 0
@@ -287,6 +291,7 @@ class LoggedInlet(Inlet):
         if stamp is not None and kind != Kind.LEAVE:
             self._advance(stamp, rows)
             self._unsynced.append((number, stamp.producer_id, stamp.epoch, stamp.seq))
+            self._newest[stamp.producer_id] = number
         return number
 
     def _advance(self, stamp: Stamp, rows: int) -> None:

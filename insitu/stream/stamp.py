@@ -73,8 +73,8 @@ class Stamp(NamedTuple):
     def position(self, rows: int, before: Position | None = None) -> Position:
         """Where the producer stands after this batch of so many rows, and after `before`."""
         end = self.first_row + rows
-        if before is not None and before.epoch == self.epoch and end < before.rows:
-            end = before.rows  # a batch that is not taken because it begins too early
+        if before is not None and before.epoch == self.epoch and self.seq:
+            end = max(end, before.rows)  # a batch that is not taken may begin too early
         if self.cursor is not None:
             return Position(self.epoch, self.seq, end, self.cursor)
         if before is None or before.epoch != self.epoch:

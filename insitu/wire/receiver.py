@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from insitu.wire.began import Began
 from insitu.wire.capabilities import RESUMES
 from insitu.wire.checksum import checksum
 from insitu.wire.messages import RESEND_CODES, Ack, Bye, Data, Hello, Nack, NackCode
@@ -149,7 +150,8 @@ class Receiver:
         acknowledged. Call it once, before WELCOME.
         """
         if hello.first_available_seq <= self.next_seq:
-            if self.next_seq == 1 and RESUMES not in hello.capabilities:
+            new = self.next_seq == 1 and RESUMES not in hello.capabilities
+            if new and Began.said_in(hello.capabilities) is None:
                 # none of its rows is here, and another service has said where they begin
                 self.next_row = min(self.next_row, hello.first_available_row)
             return 0

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from insitu.wire.began import Began
 from insitu.wire.capabilities import RESUMES, ROW_COUNTS
 from insitu.wire.checksum import capabilities
 from insitu.wire.failover import Failover, service_name
@@ -110,6 +111,7 @@ class ProducerSession:
         #: how many wait for `durable` or `trained` to move, which is told when it is asked for
         self.waiting = 0
         self._resumes = resumes
+        self._began: Began | None = None
         self._greeted_seq = 1
         self._heard_at = 0.0
         self._pinged_at = 0.0
@@ -148,7 +150,9 @@ class ProducerSession:
     def _additions(self) -> tuple[str, ...]:
         """Beyond the first release. That it resumes is said before its rows have numbers only."""
         begins = self._resumes and self.welcome is None and not self.window.next_row
-        return (ROW_COUNTS, RESUMES) if begins else (ROW_COUNTS,)
+        if begins:
+            return ROW_COUNTS, RESUMES
+        return (ROW_COUNTS, *(self._began.capabilities() if self._began is not None else ()))
 
     def lost(self) -> None:
         """The connection is gone; a new one is made and greeted at once."""
@@ -303,6 +307,7 @@ class ProducerSession:
             return
         if self._resumes and not window.next_row:
             window.begin_at(welcome.next_row)
+            self._began = Began(welcome.last_cursor)
         cursor_row = welcome.next_row - welcome.rows_behind_cursor
         self.rows_behind_cursor = max(0, window.next_row - cursor_row)
 

@@ -26,7 +26,7 @@ from insitu_producers.columns import (
     as_schema,
     inferred,
 )
-from insitu_producers.connection import Connection, logger
+from insitu_producers.connection import Connection
 from insitu_producers.credentials import Credentials
 from insitu_producers.forks import Forks
 from insitu_producers.host import boot_id, host_id
@@ -236,18 +236,10 @@ class Producer:
 
     def _resume(self, line: Line) -> Resumption:
         """How much of what is pushed first is at the service, or in the window."""
-        session = line.session
-        rows: int | None = self._keeper.recovered_rows_behind_cursor
-        if self._keeper.recovered_cursor is None:
-            if session.welcome is None:
-                raise ProducerError(
-                    "push before the service has said where to go on",
-                    remedy="wait_connected(...) before the first push of a producer that resumes",
-                )
-            rows = session.rows_behind_cursor
-        if rows is None:
-            logger.warning("the service does not tell which rows behind its last cursor it has")
-        self._resumption = Resumption(rows or 0)
+        keeper = self._keeper
+        self._resumption = Resumption.of(
+            line.session, keeper.recovered_cursor, keeper.recovered_rows_behind_cursor
+        )
         return self._resumption
 
     # -- connecting, waiting, ending -----------------------------------------------------------

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+from insitu.errors import ProducerError
 from insitu.wire.rows import Array
+from insitu.wire.session import ProducerSession
+from insitu.wire.values import Cursor
+from insitu_producers.connection import logger
 
 
 class Resumption:
@@ -27,6 +33,31 @@ class Resumption:
     def __init__(self, rows: int) -> None:
         self.left_out_rows = 0
         self._rows = rows
+
+    @classmethod
+    def of(
+        cls, session: ProducerSession, recovered_cursor: Cursor = None, recovered_rows: int = 0
+    ) -> Self:
+        """For a simulation that begins at its last cursor.
+
+        Args:
+            recovered_cursor: the newest one in a window that a former process left; None when
+                there is none, and the service's is the last.
+            recovered_rows: how many rows that window has behind it.
+
+        Raises:
+            ProducerError: the service has not said yet where to go on.
+        """
+        if recovered_cursor is not None:
+            return cls(recovered_rows)
+        if session.welcome is None:
+            raise ProducerError(
+                "push before the service has said where to go on",
+                remedy="wait_connected(...) before the first push of a producer that resumes",
+            )
+        if session.rows_behind_cursor is None:
+            logger.warning("the service does not tell which rows behind its last cursor it has")
+        return cls(session.rows_behind_cursor or 0)
 
     @property
     def is_over(self) -> bool:

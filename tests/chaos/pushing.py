@@ -56,7 +56,8 @@ class Pushing:
 def push_until_told(told: Pushing, words: queue.Queue[str]) -> None:
     """The life of the process."""
     how = {"window_bytes": 128_000, "linger_seconds": _FLUSH_SECONDS, "block_timeout_seconds": None}
-    how |= told.producer
+    # a window that survives has the whole pushes, and each with its cursor
+    how |= {"resumes": "window_directory" not in told.producer} | told.producer
     ledger = Ledger(Path(told.ledger), synced=told.synced)
     source = random.Random(told.index)
     with Producer(

@@ -10,6 +10,7 @@ from insitu.stream.log.record import Kind
 from simulation.learner import Record
 from simulation.life import Broken, Life, require
 from simulation.lineage import Lineage
+from simulation.runs import left_out
 from simulation.samples import SCHEMA, read
 from simulation.service import Service
 
@@ -39,7 +40,7 @@ def _missing(life: Life, lineage: Lineage, record: Record, waiting: set[int]) ->
     if not (waiting.isdisjoint(drawn) and waiting.isdisjoint(probed)):
         raise Broken(f"doubled: {waiting & (drawn | probed)} are here again")
     gone = lineage.lost.get(number, set()) | lineage.refused.get(number, set())
-    absent = gone | life.dropped | life.poisoned
+    absent = gone | life.dropped | life.poisoned | set(left_out(life, lineage))
     for present in (waiting, drawn, probed):
         if max(present, default=-1) >= settled:
             raise Broken(f"{present} came without a position")

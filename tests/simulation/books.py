@@ -22,6 +22,7 @@ from insitu_service.ingest.session import Session
 from simulation.audit import audit_service, waiting_rows
 from simulation.life import Broken, Life, pending, require
 from simulation.lineage import Lineage
+from simulation.runs import Runs, has_joined, left_out
 from simulation.service import Service
 
 
@@ -36,6 +37,7 @@ class Books:
     def __init__(self, ack_level: AckLevel, when_full: str) -> None:
         self.lives: list[Life] = []
         self.lineage = Lineage()
+        self.runs = Runs()
         self._ack_level = ack_level
         self._when_full = when_full
         self._by_epoch: dict[tuple[str, int], Life] = {}
@@ -50,8 +52,10 @@ class Books:
         self._ends: dict[int, list[tuple[int, int]]] = {}  # by life: (batch, row behind it)
         self._trained: dict[int, int] = {}  # by life: the newest batch that an ack told
 
-    def begin_life(self, producer_id: str, epoch: int, *, poisons: bool) -> Life:
-        life = Life(len(self.lives), producer_id, epoch, poisons=poisons)
+    def begin_life(
+        self, producer_id: str, epoch: int, *, poisons: bool, resumes: bool = False
+    ) -> Life:
+        life = Life(len(self.lives), producer_id, epoch, poisons=poisons, resumes=resumes)
         self.lives.append(life)
         self._by_epoch[producer_id, epoch] = life
         return life
@@ -61,6 +65,7 @@ class Books:
     def service_ends(self) -> None:
         for number, rows in self.lineage.settled.items():
             self._settled_once[number] = max(rows, self._settled_once.get(number, 0))
+        self.runs.service_ends(self.lineage)
         self._quarantined = self._lost = self._refused = 0
         self._unfenced, self._seen_losses = set(), set()
         self._trained, self._lost_to = {}, {}
@@ -99,16 +104,38 @@ class Books:
             after = 0
         elif epoch == life.epoch:
             after = position.rows
-            require(after <= life.pushed, f"{life.producer_id}: {position} was never pushed")
+            pushed = after <= life.pushed or (life.resumes and not position.seq)
+            require(pushed, f"{life.producer_id}: {position} was never pushed")
         least = self._durable.get(number, 0) if cache_was_lost else before
         require(after >= least, f"{life.producer_id}: {after} rows of {least} are in the log")
         lineage.settled[number] = after
+        if life.resumes:
+            self._recover_run(life, position, before)
         known = [each for each in self._ends.get(number, []) if each[1] < after]
         if position is not None and epoch == life.epoch:
             known.append((position.seq, after))
         self._ends[number] = known
         for rows in (lineage.lost, lineage.refused):
             rows[number] = {row for row in rows.get(number, ()) if row < after}
+
+    def _recover_run(self, life: Life, position: Position | None, noted: int) -> None:
+        """Of a run that resumes: whether a batch of it is known now."""
+        knows = position is not None and (position.epoch, position.seq) > (life.epoch, 0)
+        joined = has_joined(life, self.lineage)
+        if joined and not knows:
+            self.lineage.joined[life.producer_id].remove(life)
+        elif knows and not joined and position is not None and position.epoch == life.epoch:
+            self._join(life, noted)
+
+    def _join(self, life: Life, noted: int) -> None:
+        self.runs.join(life, noted, self.lineage, may_be_lost=self._may_lose)
+
+    @property
+    def _may_lose(self) -> bool:
+        """Whether the service may have lost what an earlier life of it acknowledged."""
+        return self._ack_level == AckLevel.RECEIVED or (
+            self._ack_level == AckLevel.LOGGED and self._cache_was_lost
+        )
 
     def _see_the_unseen(self, log: StreamLog, ends: dict[int, int]) -> None:
         """What the dying service logged and nobody saw: refusals, and losses that it noted.
@@ -127,6 +154,7 @@ class Books:
                 self.lineage.refused.setdefault(life.number, set()).update(rows)
             elif record.kind == Kind.SKIP and not rows:  # a position without a batch
                 unknown = set(range(ends.get(life.number, 0), stamp.first_row))
+                unknown.difference_update(left_out(life, self.lineage))
                 self._settle_lost(life, unknown - life.dropped)
             ends[life.number] = max(rows.stop, ends.get(life.number, 0))
         reader.close()
@@ -150,7 +178,15 @@ class Books:
             life = self._life(producer_id, position)
             newest = lineage.newest.get(producer_id, 0)
             before = lineage.settled.get(life.number, 0)
-            if position.rows != before:
+            if life.resumes and not position.seq:
+                self._note_run(life, position, is_new=position.epoch > newest)
+            elif position.rows != before:
+                if not has_joined(life, lineage):
+                    session = service.sessions.of_producer(producer_id)
+                    if position.epoch > newest and session is not None:  # by its HELLO
+                        before = session.receiver.next_row - session.receiver.lost_rows
+                    self._join(life, before)
+                    before = 0
                 require(position.rows > before, f"{producer_id} goes back to row {position.rows}")
                 behind = f"{producer_id}: epoch {position.epoch} is taken from behind the fence"
                 require(position.epoch >= newest, behind)
@@ -163,6 +199,12 @@ class Books:
             self._record = service.log.appended
             if service.log.synced == self._record:
                 self._durable.update(lineage.settled)
+
+    def _note_run(self, life: Life, position: Position, *, is_new: bool) -> None:
+        """A run that resumes has a place and no batch yet."""
+        if is_new and life.base is None:
+            self.runs.is_told(life, position, self.lineage)
+        self.lineage.settled[life.number] = position.rows
 
     def _see_loss(self, session: Session) -> None:
         """What a session begins with that nobody has, noted in the position now or later."""
@@ -190,7 +232,10 @@ class Books:
     def _settle(self, life: Life, first: int, end: int, service: Service) -> None:
         require(end <= life.pushed, f"{life.producer_id}: row {end - 1} was never pushed")
         self.lineage.settled[life.number] = end
+        if life.resumes:
+            self.runs.advance(life, self.lineage)
         rows = {row for row in range(first, end) if row not in life.dropped}
+        rows.difference_update(left_out(life, self.lineage))
         intake = service.intake
         lost = {row for row in rows if row < self._lost_to.get(life.number, 0)}
         if lost:
@@ -218,10 +263,7 @@ class Books:
     def _settle_lost(self, life: Life, rows: set[int]) -> None:
         once = self._settled_once.get(life.number, 0)
         require(max(rows, default=-1) < once, f"{rows} are counted lost and were not taken")
-        allowed = self._ack_level == AckLevel.RECEIVED or (
-            self._ack_level == AckLevel.LOGGED and self._cache_was_lost
-        )
-        require(allowed or not rows, f"{rows} of {life.producer_id} are lost")
+        require(self._may_lose or not rows, f"{rows} of {life.producer_id} are lost")
         self.lineage.lost.setdefault(life.number, set()).update(rows)
 
     def after_ack(self, service: Service, session: Session, ack: Ack) -> None:
@@ -240,11 +282,14 @@ class Books:
         """What the window let go of was settled by somebody, and as safely as promised."""
         books = window.books
         known = books.acknowledged_rows + books.quarantined_rows + books.dropped_rows_in_all
-        if not books.pushed_rows == window.next_row == known + books.pending_rows:
+        pushed = window.next_row - life.begun
+        if not books.pushed_rows == pushed == known + books.pending_rows:
             raise Broken(f"the window's books do not balance: {books}")
         row = window.first_available[1] - 1
         while row in life.dropped:
             row -= 1
+        if row < life.begun:
+            return
         number = life.number
         if self._ack_level == AckLevel.DURABLE:
             most = self._durable.get(number, 0)
@@ -265,7 +310,7 @@ class Books:
 
     def _audit_pending(self, life: Life, window: SendWindow) -> None:
         settled = self.lineage.settled.get(life.number, 0)
-        known = max(settled, self._settled_once.get(life.number, 0))
+        known = max(settled, self._settled_once.get(life.number, 0), life.begun)
         gone = set(range(known, life.pushed)).difference(pending(window), life.dropped)
         if gone:
             raise Broken(f"rows {gone} of {life.producer_id} have vanished")

@@ -7,9 +7,11 @@ from functools import partial
 from random import Random
 
 from simulation.books import Books
+from simulation.course import Course
 from simulation.life import Life
 from simulation.network import Network
 from simulation.producer import Producer
+from simulation.resumptions import Resumptions
 from simulation.samples import ROW_BYTES
 from simulation.surviving import WindowStore
 from simulation.virtual_clock import VirtualClock
@@ -21,6 +23,7 @@ class Fleet:
     Args:
         wall_clock: epochs are made of it.
         busy_seconds: how long they push.
+        resumption: which of them go on where a former run was left.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Fleet:
         *,
         wall_clock: Callable[[], float],
         busy_seconds: float,
+        resumption: Resumptions,
     ) -> None:
         self.producers: list[Producer] = []
         self.network = network
@@ -41,6 +45,7 @@ class Fleet:
         #: killed ones that will be back, and those that were
         self.going_on = self.came_back = 0
         self._books = books
+        self._resumption = resumption
         self._wall_clock = wall_clock
         self._poisons = random.random() < 0.4
         self._windows_survive = random.random() < 0.5
@@ -61,19 +66,24 @@ class Fleet:
     def launch(self, producer_id: str) -> None:
         """A new run, with a window of its own that may survive."""
         epoch = int((self._wall_clock() + self.random.uniform(0.0, 0.001)) * 1e9)
-        life = self._books.begin_life(producer_id, epoch, poisons=self._poisons)
+        course = self._resumption.course(producer_id)
+        life = self._books.begin_life(
+            producer_id, epoch, poisons=self._poisons, resumes=course is not None
+        )
         window_bytes = self.random.choice((8, 40, 100)) * ROW_BYTES
         survives = self._windows_survive and self.random.random() < 0.7
-        self._run_producer(
-            life, window_bytes, WindowStore(window_bytes, self.random) if survives else None
-        )
+        store = WindowStore(window_bytes, self.random) if survives and course is None else None
+        self._run_producer(life, window_bytes, store, course)
 
-    def _run_producer(self, life: Life, window_bytes: int, store: WindowStore | None) -> None:
+    def _run_producer(
+        self, life: Life, window_bytes: int, store: WindowStore | None, course: Course | None = None
+    ) -> None:
         random = self.random
         producer = Producer(
             life, self.network, self.clock, random,
             window_bytes=window_bytes,
             store=store,
+            course=course,
             policy=random.choice(("block", "block", "drop_newest", "drop_oldest", "thin")),
             after_event=lambda: self._after_producer(producer),
             killed=lambda: self._kill(producer),
@@ -91,6 +101,8 @@ class Fleet:
         if self.clock.now >= producer.stalled_until:
             producer.push(random.randint(1, self._most_rows), task, evaluate=evaluate)
         pause = random.uniform(0.0, 4.0 if producer.busy else 2.0) * self._pause_seconds
+        if producer.course is not None:
+            pause *= producer.course.hurry
         self.clock.after(pause, partial(self._push_on, producer))
 
     def _after_producer(self, producer: Producer) -> None:
@@ -109,6 +121,19 @@ class Fleet:
                 producer.store.dies_after_writes = self.random.randint(1, 8)
             else:
                 self._kill(producer)
+
+    def kill_in_a_run(self) -> None:
+        """Of a simulation that resumes, when it has pushed; the next run comes soon."""
+        if self.healed:
+            return
+        pushing = [p for p in self.living() if p.course is not None and p.life.has_pushed]
+        if not pushing:
+            self.clock.after(0.1, self.kill_in_a_run)
+            return
+        producer = self._resumption.random.choice(pushing)
+        producer.kill()
+        pause = self._resumption.random.choice((0.05, 0.05, 1.0))
+        self.clock.after(pause, partial(self._relaunch, producer.life.producer_id))
 
     def _kill(self, producer: Producer) -> None:
         """It is started again: in the same run if its window is still there."""

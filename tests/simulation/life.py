@@ -18,17 +18,33 @@ def require(holds: bool, what: str) -> None:
 class Life:
     """One run of a producer: what it pushed, and what it dropped without ever sending it."""
 
-    def __init__(self, number: int, producer_id: str, epoch: int, *, poisons: bool) -> None:
+    def __init__(
+        self, number: int, producer_id: str, epoch: int, *, poisons: bool, resumes: bool = False
+    ) -> None:
+        self.resumes = resumes
         self.number = number
         self.producer_id = producer_id
         self.epoch = epoch
         self.poisons = poisons
+        #: of a run that resumes: where row 0 lies in the whole simulation, and the first row that
+        #: is not left out; None until its producer knows
+        self.base: int | None = None
+        self.begun = 0
         self.pushed = 0
         self.dropped: set[int] = set()
         self.poisoned: set[int] = set()
         self._before: set[int] = set()
         self._known_drops = 0
         self._pushing = False
+
+    def begins_behind(self, cursor: int, row: int) -> None:
+        """A run that resumes was told where, before it pushed anything."""
+        require(self.base is None and not self.pushed, f"{self.producer_id} begins once more")
+        self.base, self.begun, self.pushed = cursor, row, row
+
+    @property
+    def has_pushed(self) -> bool:
+        return self.pushed > self.begun
 
     def begin_push(self, window: SendWindow) -> None:
         self._before = set(pending(window)) if window.books.pending_rows else set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from simulation.life import Life
+
 
 @dataclass
 class Lineage:
@@ -13,11 +15,16 @@ class Lineage:
     newest: dict[str, int] = field(default_factory=dict)
     lost: dict[int, set[int]] = field(default_factory=dict)
     refused: dict[int, set[int]] = field(default_factory=dict)
+    #: by producer id: its lives that resumed and of which a batch is settled, the newest last
+    joined: dict[str, list[Life]] = field(default_factory=dict)
+    #: of these: the first row that is not left out
+    begun: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> Lineage:
         return Lineage(
-            dict(self.settled), dict(self.newest), _copied(self.lost), _copied(self.refused)
-        )
+            dict(self.settled), dict(self.newest), _copied(self.lost), _copied(self.refused),
+            {producer_id: [*lives] for producer_id, lives in self.joined.items()}, dict(self.begun),
+        )  # fmt: skip
 
 
 def _copied(rows: dict[int, set[int]]) -> dict[int, set[int]]:

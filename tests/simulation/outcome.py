@@ -29,7 +29,10 @@ class Outcome:
     def add(self, books: Books, service: Service) -> None:
         """Where every row is in the end."""
         counts, lineage = self.counts, books.lineage
-        counts["pushed"] += sum(life.pushed for life in books.lives)
+        counts["pushed"] += sum(life.pushed - life.begun for life in books.lives)
+        counts["runs resumed"] += books.runs.resumed
+        counts["fences lost"] += books.runs.lost_fences
+        counts["rows left out"] += books.runs.left_out_rows
         counts["producer dropped"] += sum(len(life.dropped) for life in books.lives)
         for name, rows in (
             ("trained", service.record.drawn),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from random import Random
 
 from insitu.wire.batches import Label, Outgoing, Span
@@ -13,6 +14,7 @@ from insitu.wire.session import Identity, ProducerSession
 from insitu.wire.values import Payload
 from insitu.wire.when_full import when_full
 from insitu_producers.dialogue import Dialogue
+from simulation.course import Course, Part
 from simulation.life import Life
 from simulation.network import Network, Socket
 from simulation.samples import SCHEMA, write
@@ -31,6 +33,7 @@ class Producer:
     Args:
         life: where the books on its rows are kept.
         store: what outlives it; None when its window is in its own memory.
+        course: what it makes, if that goes on where a former run was left.
         after_event: called after every push and every turn of the loop.
         killed: called when it dies in the middle of an operation.
     """
@@ -44,6 +47,7 @@ class Producer:
         *,
         window_bytes: int,
         store: WindowStore | None,
+        course: Course | None = None,
         policy: str,
         after_event: Callable[[], None],
         killed: Callable[[], None],
@@ -51,7 +55,10 @@ class Producer:
         self.life = life
         self.store = store
         self.window = SendWindow(SCHEMA, window_bytes) if store is None else store.window()
-        self.session = ProducerSession(self.window, Identity(life.producer_id, life.epoch, "s"))
+        self.course = course
+        self.session = ProducerSession(
+            self.window, Identity(life.producer_id, life.epoch, "s"), resumes=course is not None
+        )
         self.dialogue = Dialogue(self.session)
         self.policy = when_full(policy)
         self.alive = True
@@ -62,8 +69,9 @@ class Producer:
         self._after_event = after_event
         self._killed = killed
         self._pending: list[Payload] | None = None
-        self._waiting: tuple[int, str, int] | None = None  # a push that waits for room
-        self._waits_until = 0.0
+        self._awaits: tuple[int, str, bool] | None = None  # a push before a run has begun
+        self._parts: deque[Part] = deque()  # of a push; the first waits for room
+        self._waits_until: float | None = None
         self._alarm = Alarm(clock, self._run)
         self.socket = Socket(network, self._readable)
         self._alarm.within(0.0)
@@ -71,7 +79,7 @@ class Producer:
     @property
     def busy(self) -> bool:
         """A push waits for room."""
-        return self._waiting is not None
+        return bool(self._parts)
 
     @property
     def clear(self) -> bool:
@@ -82,47 +90,70 @@ class Producer:
     def push(self, rows: int, task: str, *, evaluate: bool) -> None:
         if not self.alive or self.busy or self.session.over:
             return
-        most = max(1, self.window.pool.capacity_rows // 2)
+        if self.course is not None and self.dialogue.stop_at is not None:
+            return  # closed, with the rest of a push perhaps
+        if self.course is not None and not self.course.begin(self.session, self.life):
+            self._awaits = rows, task, evaluate
+            return
+        self._parts.extend(self._cut(rows, Label(task, _EVALUATE if evaluate else 0)))
         try:
-            self._push(min(rows, most), task, _EVALUATE if evaluate else 0)
+            self._push()
         except Killed:
             self._killed()
         self._after_event()
 
-    def _push(self, rows: int, task: str, flags: int) -> None:
-        self.life.begin_push(self.window)
-        spans = self.policy.reserve(self.window, rows)
-        if spans is None and self.policy.waits:
-            if self._waiting is None:
-                self._waits_until = self._clock.now + _BLOCK_SECONDS
-            if self._clock.now < self._waits_until:
-                self._waiting = rows, task, flags
-                return
-        self._waiting = None
-        if spans is None:
-            self.window.drop_push(self.policy.reason, rows)
-        else:
-            self._commit(spans, Label(task, flags))
-        self.life.end_push(self.window)
-        wake, self.dialogue.wants_waking = self.dialogue.wants_waking, False
-        if wake:
-            self._alarm.within(0.0)
+    def _begin(self, course: Course) -> None:
+        """Push what has waited for the service to say where to go on."""
+        if course.begin(self.session, self.life) and self._awaits is not None:
+            awaits, self._awaits = self._awaits, None
+            self.push(awaits[0], awaits[1], evaluate=awaits[2])
 
-    def _commit(self, spans: list[Span], label: Label) -> None:
-        first = self.window.next_row
+    def _cut(self, rows: int, label: Label) -> Iterable[Part]:
+        most = max(1, self.window.pool.capacity_rows // 2)
+        if self.course is not None:
+            return self.course.parts(rows, label, most, self.life)
+        return [Part(min(rows, most), label)]
+
+    def _push(self) -> None:
+        """The parts of a push, each as it finds room."""
+        while self._parts:
+            part = self._parts[0]
+            self.life.begin_push(self.window)
+            spans = self.policy.reserve(self.window, part.rows)
+            if spans is None and self.policy.waits:
+                if self._waits_until is None:
+                    self._waits_until = self._clock.now + _BLOCK_SECONDS
+                if self._clock.now < self._waits_until:
+                    return
+            self._waits_until = None
+            self._parts.popleft()
+            if spans is None:
+                self.window.drop_push(self.policy.reason, part.rows)
+            else:
+                self._commit(spans, part)
+            self.life.end_push(self.window)
+            wake, self.dialogue.wants_waking = self.dialogue.wants_waking, False
+            if wake:
+                self._alarm.within(0.0)
+
+    def _commit(self, spans: list[Span], part: Part) -> None:
+        first, cursor = part.first_row, part.cursor
+        if first is None:
+            first = self.window.next_row
+            cursor = first + part.rows
         write(spans, self.life.number, first, poisons=self.life.poisons)
-        rows = sum(span.rows for span in spans)
         self.window.commit(
-            spans, label, produced_at_ns=int(self._clock.now * 1e9), cursor=first + rows
+            spans, part.label, produced_at_ns=int(self._clock.now * 1e9), cursor=cursor
         )
 
     def _try_again(self) -> None:
-        if self._waiting is not None and not self.session.over:
-            self._push(*self._waiting)
+        if self._parts and not self.session.over:
+            self._push()
 
     def stop(self) -> None:
         """What `close` does once `flush` has had its time: drop what was not sent, say BYE."""
-        self._waiting = None
+        self._parts.clear()
+        self._awaits = None
         if self.store is not None:
             self.store.dies_after_writes = None
         self.life.begin_push(self.window)
@@ -161,6 +192,8 @@ class Producer:
             hello = self.dialogue.receive(decode(frames), now)
             if hello is not None:
                 self._pending = encode(hello)
+        if self.course is not None:
+            self._begin(self.course)
         if self.dialogue.gives_up(now):
             self._replace_socket()
         if self.dialogue.finished(now):

@@ -20,9 +20,9 @@ from simulation.world import Outcome, World
 _TRACE_LINES = 60
 
 
-def run(seed: int) -> Outcome:
+def run(seed: int, *, resumes: bool = True) -> Outcome:
     """One schedule; a `Broken` says what is wrong."""
-    return World(seed).run()
+    return World(seed, resumes=resumes).run()
 
 
 def first_broken(seeds: Iterable[int]) -> tuple[int, str] | None:

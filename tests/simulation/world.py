@@ -16,6 +16,7 @@ from simulation.life import Broken, require
 from simulation.machine import Machine
 from simulation.network import Network
 from simulation.outcome import Outcome
+from simulation.resumptions import Resumptions
 from simulation.settings import Settings
 from simulation.virtual_clock import VirtualClock
 
@@ -30,11 +31,17 @@ class World:
 
     Args:
         ack_level: what the service promises; None to draw it as well.
+        resumes: whether there may be producers that resume.
         trace: is told of every event, for a seed that is looked at.
     """
 
     def __init__(
-        self, seed: int, ack_level: AckLevel | None = None, trace: list[str] | None = None
+        self,
+        seed: int,
+        ack_level: AckLevel | None = None,
+        trace: list[str] | None = None,
+        *,
+        resumes: bool = True,
     ) -> None:
         self.random = random = Random(seed)
         self.clock = VirtualClock()
@@ -53,15 +60,19 @@ class World:
             self.settings, self.network, self.clock, random, self.books, seed,
             ended=self.outcome.service_ended, tell=self._tell,
         )  # fmt: skip
+        self._resumption = Resumptions(
+            Random(f"resumption of {seed}"), self._busy_seconds, wanted=resumes
+        )
         self.fleet = Fleet(
             self.network, self.clock, random, self.books,
             wall_clock=self.machine.wall_clock, busy_seconds=self._busy_seconds,
+            resumption=self._resumption,
         )  # fmt: skip
 
     def run(self) -> Outcome:
         try:
             self._start()
-            self._run_until(self.clock.now + self._busy_seconds)
+            self._run_until(self.clock.now + self._resumption.busy_seconds)
             self._heal()
             self._finish()
         except Broken:
@@ -77,7 +88,7 @@ class World:
         self.clock.after(random.choice((0.0, 0.0, 2.0)), self.machine.start)
         for number in range(random.choice((1, 2, 2, 3))):
             self.fleet.launch(f"rank-{number}")
-        for seconds, kind in drawn_blows(random, self._busy_seconds):
+        for seconds, kind in drawn_blows(random, self._busy_seconds) + self._resumption.blows:
             self.clock.after(seconds, partial(self._blow, kind))
 
     def _blow(self, kind: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from insitu.schema import Schema
 from insitu.stream.stamp import Position
+from insitu.wire.began import Began
 from insitu.wire.capabilities import RESUMES, ROW_COUNTS
 from insitu.wire.checksum import choose
 from insitu.wire.messages import (
@@ -87,8 +88,9 @@ class Terms:
             text = f"a newer producer {hello.producer_id!r} has been here"
             return Fenced(position.epoch, text)
         if position is not None and position.epoch == hello.epoch:
-            next_seq, next_row = position.seq + 1, position.rows
-        elif position is not None and RESUMES in hello.capabilities:
+            next_seq = position.seq + 1
+            next_row = position.rows if position.seq or _counts_from(hello, position) else 0
+        elif position is not None and _counts_from(hello, position):
             next_row = position.rows_behind_cursor  # rows that a former run of it has sent
         return Receiver(
             session,
@@ -123,6 +125,33 @@ class Terms:
             receiver.next_row if told else None,
             _rows_behind_cursor(hello, receiver, position) if told else None,
         )
+
+
+def began_elsewhere(hello: Hello, position: Position | None) -> Began | None:
+    """Where a run began, if that is not at our newest cursor and none of its batches is here.
+
+    Then it was another service that said so, or this one before it went back to an older state.
+    """
+    began = Began.said_in(hello.capabilities)
+    if began is None or began.cursor is None:
+        return None
+    if position is None:
+        return began
+    is_here = position.epoch == hello.epoch and position.seq > 0
+    return None if is_here or position.cursor == began.cursor else began
+
+
+def goes_on_from_cursor(hello: Hello) -> bool:
+    """Whether it is a run that leaves out what it is told to be here already."""
+    return RESUMES in hello.capabilities or Began.said_in(hello.capabilities) is not None
+
+
+def _counts_from(hello: Hello, position: Position) -> bool:
+    """Whether the rows of a run of which no batch is here count from our newest cursor."""
+    began = Began.said_in(hello.capabilities)
+    if began is not None:
+        return began.cursor == position.cursor
+    return RESUMES in hello.capabilities or position.epoch == hello.epoch
 
 
 def _rows_behind_cursor(hello: Hello, receiver: Receiver, position: Position | None) -> int:

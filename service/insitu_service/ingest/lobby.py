@@ -6,10 +6,19 @@ import logging
 
 from insitu.stream.inlet import Inlet
 from insitu.stream.stamp import Stamp
-from insitu.wire.messages import Bye, Drain, Fenced, Hello, NoSession, RefusalCode, Refused
+from insitu.wire.messages import (
+    AckLevel,
+    Bye,
+    Drain,
+    Fenced,
+    Hello,
+    NoSession,
+    RefusalCode,
+    Refused,
+)
 from insitu.wire.receiver import Receiver
 from insitu_service.ingest.acknowledger import Acknowledger, Send
-from insitu_service.ingest.greeting import Terms
+from insitu_service.ingest.greeting import Terms, began_elsewhere, goes_on_from_cursor
 from insitu_service.ingest.intake import Intake
 from insitu_service.ingest.session import NOWHERE, Origin, Session, Sessions
 from insitu_service.security.rate_limit import PeerRateLimits
@@ -50,53 +59,75 @@ class Lobby:
         #: who was in a task when the checkpoint was written that the service resumed from
         self._awaited = set(inlet.producers_in_tasks())
         self._awaited_until: float | None = None
+        #: runs that resume and are not answered yet, by producer id
+        self._unplaced: dict[str, tuple[bytes, Hello, Origin]] = {}
 
     def hello(self, identity: bytes, hello: Hello, now: float, origin: Origin = NOWHERE) -> bool:
         """Open a session, or say why not; whether there is one."""
-        refusal = self._too_often(identity, now) or self._terms.refusal(
-            hello, origin, self._sessions, self.draining
-        )
+        refusal = self._too_often(identity, now)
         if refusal is not None:
-            self._intake.refused_hellos[refusal.code] += 1
-            self._send(identity, refusal)
-            words = ("producer %r is refused (%s): %s", hello.producer_id, refusal.code)
-            _log.warning(*words, refusal.text, extra={"key": f"refused {refusal.code}"})
-            return False
+            return self._refuse(identity, hello, refusal)
+        return self._admit(identity, hello, now, origin)
+
+    def _refuse(self, identity: bytes, hello: Hello, refusal: Refused) -> bool:
+        self._intake.refused_hellos[refusal.code] += 1
+        self._send(identity, refusal)
+        words = ("producer %r is refused (%s): %s", hello.producer_id, refusal.code)
+        _log.warning(*words, refusal.text, extra={"key": f"refused {refusal.code}"})
+        return False
+
+    def _admit(self, identity: bytes, hello: Hello, now: float, origin: Origin) -> bool:
+        refusal = self._terms.refusal(hello, origin, self._sessions, self.draining)
+        if refusal is not None:
+            return self._refuse(identity, hello, refusal)
         if not self._make_way(identity, hello):
             return False
+        if not self._place(hello):
+            return self._answer_later(identity, hello, origin)
         position = self._inlet.position(hello.producer_id)
         receiver = self._terms.receiver(hello, self._sessions.take_number(), position)
         if isinstance(receiver, Fenced):
             self._fence(identity, receiver)
             return False
         lost = receiver.resume(hello)
+        is_new = position is None or position.epoch < hello.epoch
+        if position is None or is_new or receiver.next_row != position.rows:
+            noted = self._note(hello, receiver)
+            if is_new and not noted and goes_on_from_cursor(hello):
+                return self._answer_later(identity, hello, origin)
         if lost:
             self._lost(hello, lost)
-        if lost or position is None or position.epoch < hello.epoch:
-            self._note(hello, receiver)
+        if receiver.next_seq == 1 and goes_on_from_cursor(hello) and not self._is_placed(hello):
+            return self._answer_later(identity, hello, origin)
+        self._open(identity, hello, receiver, now, origin)
+        return True
+
+    def _open(
+        self, identity: bytes, hello: Hello, receiver: Receiver, now: float, origin: Origin
+    ) -> None:
+        producer_id = hello.producer_id
         session = Session(
             identity,
             hello,
             receiver,
             now,
-            self._intake.of_producer(hello.producer_id),
+            self._intake.of_producer(producer_id),
             origin.descriptor,
             origin.key,
         )
         self._sessions.add(session)
-        self._awaited.discard(hello.producer_id)
+        self._unplaced.pop(producer_id, None)
+        self._awaited.discard(producer_id)
         self._inlet.reopen()
-        position = self._inlet.position(hello.producer_id)
+        position = self._inlet.position(producer_id)
         window = self._acknowledger.window(session)
         self._send(identity, self._terms.welcome(hello, receiver, position, window))
-        producer_id = hello.producer_id
         _log.info(
             "producer %s has come, at batch %d",
             producer_id,
             receiver.next_seq,
             extra={"key": f"come {producer_id}"},
         )
-        return True
 
     def _too_often(self, identity: bytes, now: float) -> Refused | None:
         if self._greetings is None or self._greetings.allows(identity, now):
@@ -123,10 +154,39 @@ class Lobby:
         self._intake.fenced_sessions += 1
         self._send(identity, fenced)
 
-    def _note(self, hello: Hello, receiver: Receiver) -> None:
+    def _note(self, hello: Hello, receiver: Receiver) -> bool:
         """Write the place down: what is lost is counted once, and the fence stands from now on."""
         place = receiver.accepted, None, receiver.next_row
-        self._inlet.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
+        return self._inlet.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
+
+    def _place(self, hello: Hello) -> bool:
+        """Write down where a run began that is new here, if it was not at our newest cursor.
+
+        Its rows count from there; the next run would begin at a place of its own else, and bring
+        rows twice or leave rows out that nobody has.
+        """
+        position = self._inlet.position(hello.producer_id)
+        began = began_elsewhere(hello, position)
+        if began is None or (position is not None and position.epoch > hello.epoch):
+            return True
+        return self._inlet.skip(Stamp(hello.producer_id, hello.epoch, 0, began.cursor, 0), 0)
+
+    def _is_placed(self, hello: Hello) -> bool:
+        """Whether it is written as safely as we promise where a run begins."""
+        return self._terms.ack_level != AckLevel.DURABLE or self._inlet.is_synced(hello.producer_id)
+
+    def _answer_later(self, identity: bytes, hello: Hello, origin: Origin) -> bool:
+        """Nothing may be told that may be forgotten: the run leaves out what it is told of."""
+        if len(self._unplaced) < self._terms.max_producers:
+            self._unplaced[hello.producer_id] = identity, hello, origin
+        return False
+
+    def _answer_unplaced(self, now: float) -> None:
+        """Greet those whose place could not be written down when they came."""
+        for producer_id, (identity, hello, origin) in list(self._unplaced.items()):
+            if not self._inlet.problem and self._is_placed(hello):
+                del self._unplaced[producer_id]
+                self._admit(identity, hello, now, origin)
 
     def _lost(self, hello: Hello, rows: int) -> None:
         self._intake.lost_samples += rows
@@ -153,7 +213,9 @@ class Lobby:
         self._sessions.part(session.descriptor)
 
     def expire(self, now: float) -> None:
-        """End the sessions that have been silent for too long."""
+        """End the sessions that have been silent for too long; answer who waits for the disk."""
+        if self._unplaced:
+            self._answer_unplaced(now)
         for session in self._sessions:
             silence = now - session.heard_at
             if silence > self._timeout_seconds:
