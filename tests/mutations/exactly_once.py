@@ -108,7 +108,7 @@ MUTATIONS = {
         "insitu.wire.session:ProducerSession._additions", _never_says_where_it_began, _SIMULATION
     ),
     "resume: a place is told before it is as safe as was promised": Mutation(
-        "insitu_service.ingest.lobby:Lobby._is_placed", constantly(True), _SIMULATION
+        "insitu_service.ingest.placement:Placement.is_safe", constantly(True), _SIMULATION
     ),
     "resume: the client leaves nothing out": Mutation(
         "insitu_producers.resumption:Resumption.leave_out",
@@ -116,6 +116,6 @@ MUTATIONS = {
         _SIMULATION,
     ),
     "fencing: a newer life keeps others out only once it has sent": Mutation(
-        "insitu_service.ingest.lobby:Lobby._note", constantly(None), _SIMULATION
+        "insitu_service.ingest.placement:Placement.note", constantly(None), _SIMULATION
     ),
 }

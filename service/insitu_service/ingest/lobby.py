@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 
 from insitu.stream.inlet import Inlet
-from insitu.stream.stamp import Stamp
 from insitu.wire.messages import (
-    AckLevel,
     Bye,
     Drain,
     Fenced,
@@ -18,8 +16,9 @@ from insitu.wire.messages import (
 )
 from insitu.wire.receiver import Receiver
 from insitu_service.ingest.acknowledger import Acknowledger, Send
-from insitu_service.ingest.greeting import Terms, began_elsewhere, goes_on_from_cursor
+from insitu_service.ingest.greeting import Terms, goes_on_from_cursor
 from insitu_service.ingest.intake import Intake
+from insitu_service.ingest.placement import Placement
 from insitu_service.ingest.session import NOWHERE, Origin, Session, Sessions
 from insitu_service.security.rate_limit import PeerRateLimits
 
@@ -59,6 +58,7 @@ class Lobby:
         #: who was in a task when the checkpoint was written that the service resumed from
         self._awaited = set(inlet.producers_in_tasks())
         self._awaited_until: float | None = None
+        self._placement = Placement(inlet, terms.ack_level)
         #: runs that resume and are not answered yet, by producer id
         self._unplaced: dict[str, tuple[bytes, Hello, Origin]] = {}
 
@@ -82,7 +82,7 @@ class Lobby:
             return self._refuse(identity, hello, refusal)
         if not self._make_way(identity, hello):
             return False
-        if not self._place(hello):
+        if not self._placement.place(hello):
             return self._answer_later(identity, hello, origin)
         position = self._inlet.position(hello.producer_id)
         receiver = self._terms.receiver(hello, self._sessions.take_number(), position)
@@ -92,12 +92,16 @@ class Lobby:
         lost = receiver.resume(hello)
         is_new = position is None or position.epoch < hello.epoch
         if position is None or is_new or receiver.next_row != position.rows:
-            noted = self._note(hello, receiver)
+            noted = self._placement.note(hello, receiver)
             if is_new and not noted and goes_on_from_cursor(hello):
                 return self._answer_later(identity, hello, origin)
         if lost:
             self._lost(hello, lost)
-        if receiver.next_seq == 1 and goes_on_from_cursor(hello) and not self._is_placed(hello):
+        if (
+            receiver.next_seq == 1
+            and goes_on_from_cursor(hello)
+            and not self._placement.is_safe(hello)
+        ):
             return self._answer_later(identity, hello, origin)
         self._open(identity, hello, receiver, now, origin)
         return True
@@ -154,27 +158,6 @@ class Lobby:
         self._intake.fenced_sessions += 1
         self._send(identity, fenced)
 
-    def _note(self, hello: Hello, receiver: Receiver) -> bool:
-        """Write the place down: what is lost is counted once, and the fence stands from now on."""
-        place = receiver.accepted, None, receiver.next_row
-        return self._inlet.skip(Stamp(hello.producer_id, hello.epoch, *place), 0)
-
-    def _place(self, hello: Hello) -> bool:
-        """Write down where a run began that is new here, if it was not at our newest cursor.
-
-        Its rows count from there; the next run would begin at a place of its own else, and bring
-        rows twice or leave rows out that nobody has.
-        """
-        position = self._inlet.position(hello.producer_id)
-        began = began_elsewhere(hello, position)
-        if began is None or (position is not None and position.epoch > hello.epoch):
-            return True
-        return self._inlet.skip(Stamp(hello.producer_id, hello.epoch, 0, began.cursor, 0), 0)
-
-    def _is_placed(self, hello: Hello) -> bool:
-        """Whether it is written as safely as we promise where a run begins."""
-        return self._terms.ack_level != AckLevel.DURABLE or self._inlet.is_synced(hello.producer_id)
-
     def _answer_later(self, identity: bytes, hello: Hello, origin: Origin) -> bool:
         """Nothing may be told that may be forgotten: the run leaves out what it is told of."""
         if len(self._unplaced) < self._terms.max_producers:
@@ -184,7 +167,7 @@ class Lobby:
     def _answer_unplaced(self, now: float) -> None:
         """Greet those whose place could not be written down when they came."""
         for producer_id, (identity, hello, origin) in list(self._unplaced.items()):
-            if not self._inlet.problem and self._is_placed(hello):
+            if not self._inlet.problem and self._placement.is_safe(hello):
                 del self._unplaced[producer_id]
                 self._admit(identity, hello, now, origin)
 
