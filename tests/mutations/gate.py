@@ -69,12 +69,23 @@ def _run(mutation: Mutation) -> int:
     os.dup2(silence, 1)
     if not os.environ.get("INSITU_MUTATION_TRACE"):
         os.dup2(silence, 2)
+    reports = _Reports()
     try:
         mutation.apply()
-        return int(pytest.main([*_ARGUMENTS, str(ROOT / mutation.tests)]))
-    except BaseException as error:
+        code = int(pytest.main([*_ARGUMENTS, str(ROOT / mutation.tests)], plugins=[reports]))
+    except BaseException as error:  # such as a socket that a test left open when it failed
         print(repr(error), file=sys.stderr)
-        return 99
+        code = 99
+    return 1 if reports.failed else code
+
+
+class _Reports:
+    """A plugin of pytest's that hears whether a test failed, however the run ends."""
+
+    failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed = self.failed or report.failed
 
 
 def main(names: Sequence[str]) -> int:
