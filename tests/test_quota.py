@@ -94,7 +94,7 @@ def test_a_service_holds_each_producer_to_its_rate_and_drops_nothing(tmp_path: P
         seconds = time.monotonic() - began
         assert seconds > (rows - rate) / rate - 0.05, "faster than the burst and the rate"
         assert seconds < 2 * rows / rate + 30, "much slower than its rate"
-        assert daemon.metric("insitu_producer_throttled_seconds_total", producer="rank-0") > 0.5
+        assert daemon.metric("insitu_producer_throttled_seconds_total", producer="rank-0") > 0.1
         assert daemon.metric("insitu_accepted_samples_total") == 2 * rows
         wait_for(lambda: served.books_balance(daemon), "the books to balance")
         assert SCHEMA.row_bytes == ROW
