@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from insitu.errors import OperatorError
@@ -28,7 +28,7 @@ from insitu.stream.log.record import WITH_ROWS, Kind, Record
 from insitu.stream.log.recovery import Recovery
 from insitu.stream.log.stream_log import StreamLog
 from insitu.stream.playback import Playback, enter_mark
-from insitu.stream.ring import Bytes, Reservation
+from insitu.stream.ring import Reservation
 from insitu.stream.staging import Staging
 from insitu.stream.stamp import Place, Position, Stamp, provenance
 
@@ -87,7 +87,6 @@ class LoggedInlet(Inlet):
         self._marks: deque[Mark] = deque()
         self._unsynced: deque[tuple[int, str, int, int]] = deque()
         self._durable: dict[str, tuple[int, int]] = {}
-        self._newest: dict[str, int] = {}  # record of each producer
         self._problem = ""
         self._on_appended = on_appended
         self._clock = clock
@@ -199,7 +198,8 @@ class LoggedInlet(Inlet):
         return newest[1] if newest[0] == epoch else 0
 
     def is_synced(self, producer_id: str) -> bool:
-        return self.log.synced >= self._newest.get(producer_id, 0)
+        synced = self.log.synced
+        return all(name != producer_id for number, name, *_ in self._unsynced if number > synced)
 
     def free_samples(self) -> int:
         if self.problem:
@@ -251,37 +251,31 @@ class LoggedInlet(Inlet):
         self._buffer.check_task(stamp.task, self._backlog_tasks)
         if stamp.sample_ids is not None:
             provenance(stamp, reservation.rows)  # what is wrong with them raises before the log
-        pieces, xxh3 = reservation.pieces(), reservation.xxh3
-        return self._append(kind, stamp, reservation.rows, keep, pieces, xxh3)
+        return self._append(kind, stamp, reservation.rows, keep, reservation)
 
     def _append(
-        self,
-        kind: Kind,
-        stamp: Stamp | None,
-        rows: int,
-        keep: Keep | None = None,
-        pieces: Sequence[Bytes] = (),
-        xxh3: int | None = None,
-    ) -> int | None:
+        self, kind: Kind, stamp: Stamp, rows: int, keep: Keep | None = None,
+        reservation: Reservation | None = None,
+    ) -> int | None:  # fmt: skip
         """The number of the new record; None when nothing was appended."""
         if self._buffer.is_shut or not self._append_marks():
             return None
-        return self._append_now(kind, stamp, rows, keep, pieces, xxh3)
+        return self._append_now(kind, stamp, rows, keep, reservation)
 
     def _append_now(
-        self,
-        kind: Kind,
-        stamp: Stamp | None,
-        rows: int,
-        keep: Keep | None = None,
-        pieces: Sequence[Bytes] = (),
-        xxh3: int | None = None,
-    ) -> int | None:
+        self, kind: Kind, stamp: Stamp | None, rows: int, keep: Keep | None = None,
+        reservation: Reservation | None = None,
+    ) -> int | None:  # fmt: skip
         if self._releasable > self._released:  # what was released may be written over
             self._look_after_log()
         try:
             number = self.log.append(
-                kind, stamp, rows, keep=keep, payload=pieces, payload_xxh3=xxh3
+                kind,
+                stamp,
+                rows,
+                keep=keep,
+                payload=() if reservation is None else reservation.pieces(),
+                payload_xxh3=None if reservation is None else reservation.xxh3,
             )
         except (LogFull, LogFailed) as error:
             self._problem = str(error)
@@ -291,7 +285,6 @@ class LoggedInlet(Inlet):
         if stamp is not None and kind != Kind.LEAVE:
             self._advance(stamp, rows)
             self._unsynced.append((number, stamp.producer_id, stamp.epoch, stamp.seq))
-            self._newest[stamp.producer_id] = number
         return number
 
     def _advance(self, stamp: Stamp, rows: int) -> None:

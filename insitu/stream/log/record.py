@@ -37,7 +37,6 @@ _CHECKSUM = struct.Struct("<Q")
 _HEADER = struct.Struct("<4sIQIIQQQQqQ")  # all three
 _LINK = struct.Struct("<QQ")
 _PAYLOAD_XXH3 = struct.Struct("<Q")
-_XXH3_OF_NOTHING = xxh3_64_intdigest(b"")
 _CHECKED_BYTES = _CONTENT.size + _ENVELOPE.size
 HEADER_BYTES = _HEADER.size
 #: far beyond what a batch can need: ids, times and flags of 65,536 rows
@@ -296,13 +295,11 @@ def decode_meta(header: Header, meta: memoryview, payload: memoryview) -> Record
 
 def _digest(content: Bytes, meta: Bytes, payload: Bytes) -> int:
     """Of a record's parts, each with its padding."""
-    payload_xxh3 = xxh3_64_intdigest(payload) if payload else _XXH3_OF_NOTHING
-    return xxh3_64_intdigest(b"".join((content, meta, _PAYLOAD_XXH3.pack(payload_xxh3))))
+    payload_xxh3 = _PAYLOAD_XXH3.pack(xxh3_64_intdigest(payload))
+    return xxh3_64_intdigest(b"".join((content, meta, payload_xxh3)))
 
 
 def _xxh3(parts: Sequence[Bytes]) -> int:
-    if len(parts) == 1:
-        return xxh3_64_intdigest(parts[0])
     digest = xxh3_64()
     for part in parts:
         digest.update(part)

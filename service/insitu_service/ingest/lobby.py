@@ -5,15 +5,7 @@ from __future__ import annotations
 import logging
 
 from insitu.stream.inlet import Inlet
-from insitu.wire.messages import (
-    Bye,
-    Drain,
-    Fenced,
-    Hello,
-    NoSession,
-    RefusalCode,
-    Refused,
-)
+from insitu.wire.messages import Bye, Drain, Fenced, Hello, NoSession, RefusalCode, Refused
 from insitu.wire.receiver import Receiver
 from insitu_service.ingest.acknowledger import Acknowledger, Send
 from insitu_service.ingest.greeting import Terms, goes_on_from_cursor
